@@ -1,0 +1,77 @@
+"""Ids that say what they name and where it lies.
+
+An id is ``<prefix>_<26 Crockford characters>``: 48 bits of Unix milliseconds, 10 bits of slot and 72 random bits.
+The slot is the home of the business order it belongs to, so any id finds its shard alone; a physical shard is
+never part of an id. Ids of one prefix sort by time of minting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+
+SLOT_COUNT = 1024
+ID_LENGTH = 30  # 3 letters of prefix, an underscore, 26 characters of body
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_VALUE = {char: value for value, char in enumerate(_ALPHABET)}
+_RANDOM_BITS = 72
+_SLOT_BITS = 10
+_ID = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+
+RandomBits = Callable[[int], int]
+
+
+def slot_of(owner: str) -> int:
+    """The slot (0 to 1023) an owner lives on. Stable for ever: stored ids depend on it."""
+    digest = hashlib.blake2b(owner.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % SLOT_COUNT
+
+
+def _encode(value: int) -> str:
+    pairs = _PAIRS
+    return "".join([pairs[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+def new_id(prefix: str, slot: int, now_ms: int, random_bits: RandomBits = secrets.randbits) -> str:
+    """Mints an id. ``prefix`` is three lower-case letters; ``now_ms`` Unix milliseconds."""
+    assert len(prefix) == 3 and 0 <= slot < SLOT_COUNT
+    value = (((now_ms << _SLOT_BITS) | slot) << _RANDOM_BITS) | random_bits(_RANDOM_BITS)
+    return f"{prefix}_{_encode(value)}"
+
+
+def derived_id(prefix: str, slot: int, now_ms: int, *parts: str) -> str:
+    """An id whose random part is a digest of ``parts``: the same parts at the same time give the same id."""
+    digest = hashlib.blake2b("\x00".join(parts).encode(), digest_size=_RANDOM_BITS // 8).digest()
+    return new_id(prefix, slot, now_ms, lambda _bits: int.from_bytes(digest, "big"))
+
+
+def is_id(text: str, prefix: str | None = None) -> bool:
+    """Whether ``text`` has the form of an id, and of that prefix where one is given."""
+    return _ID.fullmatch(text) is not None and (prefix is None or text.startswith(prefix + "_"))
+
+
+def slot_in(id_: str) -> int:
+    """The slot an id carries. The id must have the form of one (ValueError)."""
+    if not is_id(id_):
+        raise ValueError(f"not an id: {id_[:40]!r}")
+    body = id_[4:]
+    # 48 bits of time stand in 130 - 82 bits: the slot is bits 72 to 81 of the value.
+    value = 0
+    for char in body[8:12]:
+        value = (value << 5) | _VALUE[char]
+    # Characters 8 to 11 hold bits 70 to 89; the slot is the ten above the lowest two.
+    return (value >> 2) & (SLOT_COUNT - 1)
+
+
+def time_ms_in(id_: str) -> int:
+    """The Unix milliseconds at which an id was minted."""
+    if not is_id(id_):
+        raise ValueError(f"not an id: {id_[:40]!r}")
+    value = 0
+    for char in id_[4:]:
+        value = (value << 5) | _VALUE[char]
+    return value >> (_SLOT_BITS + _RANDOM_BITS)

@@ -1,0 +1,140 @@
+"""Commands: the only way state changes. One command, one slot, one synchronous pure decision.
+
+A command states the rows it reads, in rounds if one row leads to another (``reads``), and decides over them
+(``decide``): it yields new and changed rows and outgoing messages through ``Work``, returns its result, or raises a
+MeshError, which discards its own changes only. No I/O, no clock, no randomness: ``Work`` passes them in.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Iterable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+from google.protobuf.message import Message
+
+from paykit.context import BusinessContext
+from paykit.store.row import Key, Row, RowT
+
+R = TypeVar("R")
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True):
+    """What a command did to one record, for the audit row and the timeline. States are empty where there is none."""
+
+    id: str
+    entity: str
+    parent_id: str = ""
+    from_state: str = ""
+    to_state: str = ""
+    note: str = ""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What brought a command, and what makes it the same one again.
+
+    ``key`` is the id of its CommandRecord; empty for timers, which are made once by their due time on the row.
+    """
+
+    trigger: str
+    key: str
+    context: BusinessContext
+    request_id: str = ""
+    input_hash: bytes = b""
+
+    @classmethod
+    def rpc(cls, context: BusinessContext, method: str, owner: str, request_id: str, request: Message) -> Origin:
+        """A mutation asked for by an authenticated caller. Scope: (caller, method, owner, request_id)."""
+        return cls(
+            trigger="rpc",
+            key=_digest(context.caller, method, owner, request_id),
+            context=context,
+            request_id=request_id,
+            input_hash=hashlib.blake2b(request.SerializeToString(deterministic=True), digest_size=16).digest(),
+        )
+
+    @classmethod
+    def event(cls, context: BusinessContext, consumer: str, message_id: str) -> Origin:
+        """A message taken by a consumer: one effect, however often it comes."""
+        return cls(trigger="event", key=_digest(consumer, message_id), context=context, request_id=message_id)
+
+    @classmethod
+    def timer(cls, context: BusinessContext) -> Origin:
+        """A due time that has passed; the row's own state makes it happen once."""
+        return cls(trigger="timer", key="", context=context)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\x00".join(parts).encode(), digest_size=16).hexdigest()
+
+
+class Rows(Protocol):
+    """The rows loaded so far, as earlier commands of the batch left them."""
+
+    def get(self, row_type: type[RowT], value: str, column: str = "id") -> RowT | None:
+        """The row whose ``column`` (the id or a unique key) is ``value``; None where there is none."""
+        ...
+
+    def many(self, row_type: type[RowT], column: str, value: str) -> list[RowT]:
+        """All rows whose ``column`` (an indexed reference) is ``value``, by id."""
+        ...
+
+
+class Work(Rows, Protocol):
+    """What a decision works with."""
+
+    @property
+    def now_ms(self) -> int:
+        """Unix milliseconds, the same for the whole batch."""
+        ...
+
+    @property
+    def context(self) -> BusinessContext:
+        """The business context of the command."""
+        ...
+
+    def new_id(self, prefix: str, slot: int | None = None) -> str:
+        """A new id on the command's slot, or on ``slot``."""
+        ...
+
+    def insert(self, row: Row, *, parent_id: str = "", note: str = "", audit: bool = True) -> None:
+        """Adds a row; its version must be 1. ``audit=False`` leaves it out of the audit row."""
+        ...
+
+    def update(self, row: Row, *, parent_id: str = "", note: str = "", audit: bool = True) -> None:
+        """Replaces the row of the same id, by compare-and-set on the version it was read with."""
+        ...
+
+    def publish(self, subject: str, message: Message) -> None:
+        """Sends an event with the commit. ``subject`` is without mode: "pay.payment_succeeded"."""
+        ...
+
+    def call(self, method: str, request: Message) -> None:
+        """Sends a durable call with the commit: made until the callee has answered."""
+        ...
+
+
+class Command(abc.ABC, Generic[R]):
+    """One change on one slot. ``result_type`` is the msgspec type of R where callers need the first result again."""
+
+    result_type: ClassVar[Any] = None
+
+    def __init__(self, slot: int, origin: Origin) -> None:
+        self.slot = slot
+        self.origin = origin
+
+    @property
+    def name(self) -> str:
+        """The name in audit rows, metrics and timelines."""
+        return type(self).__name__
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        """The keys it needs, given what is loaded: called again until it names nothing new. May name too many."""
+        return ()
+
+    @abc.abstractmethod
+    def decide(self, work: Work) -> R:
+        """Looks at the rows and makes the change."""
