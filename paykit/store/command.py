@@ -16,7 +16,7 @@ import msgspec
 from google.protobuf.message import Message
 
 from paykit.context import BusinessContext
-from paykit.store.row import Key, Row, RowT
+from paykit.store.row import Key, RowT
 
 R = TypeVar("R")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -72,7 +72,10 @@ def _digest(*parts: str) -> str:
 
 
 class Rows(Protocol):
-    """The rows loaded so far, as earlier commands of the batch left them."""
+    """The rows loaded so far, as earlier commands of the batch left them.
+
+    In ``reads`` a row that is not loaded yet looks as if it were not there; in ``decide`` asking for one is a bug.
+    """
 
     def get(self, row_type: type[RowT], value: str, column: str = "id") -> RowT | None:
         """The row whose ``column`` (the id or a unique key) is ``value``; None where there is none."""
@@ -100,12 +103,16 @@ class Work(Rows, Protocol):
         """A new id on the command's slot, or on ``slot``."""
         ...
 
-    def insert(self, row: Row, *, parent_id: str = "", note: str = "", audit: bool = True) -> None:
-        """Adds a row; its version must be 1. ``audit=False`` leaves it out of the audit row."""
+    def insert(self, row: RowT, *, parent_id: str = "", note: str = "", audit: bool = True) -> RowT:
+        """Adds a row and returns it; its version must be 1. ``audit=False`` leaves it out of the audit row."""
         ...
 
-    def update(self, row: Row, *, parent_id: str = "", note: str = "", audit: bool = True) -> None:
-        """Replaces the row of the same id, by compare-and-set on the version it was read with."""
+    def update(self, row: RowT, *, parent_id: str = "", note: str = "", audit: bool = True) -> RowT:
+        """Replaces the row of the same id, by compare-and-set on the version it was read with.
+
+        Returns the row as stored, its version one higher: go on with that one. The audit row gets a line where the
+        state changed or a note is given.
+        """
         ...
 
     def publish(self, subject: str, message: Message) -> None:

@@ -19,14 +19,14 @@ from sqlalchemy.types import TypeEngine
 
 def ascii_string(length: int) -> TypeEngine[str]:
     """A string of ASCII compared byte by byte: ids, states, codes."""
-    return String(length).with_variant(mysql.VARCHAR(length, charset="ascii", collation="ascii_bin"), "mysql", "mariadb")
+    variant = mysql.VARCHAR(length, charset="ascii", collation="ascii_bin")
+    return String(length).with_variant(variant, "mysql", "mariadb")
 
 
 def utf8_string(length: int) -> TypeEngine[str]:
     """A string for people."""
-    return String(length).with_variant(
-        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
-    )
+    variant = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(variant, "mysql", "mariadb")
 
 
 Id = Annotated[str, ascii_string(32)]
@@ -44,6 +44,7 @@ Small = Annotated[int, Integer()]
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What every row has. ``version`` starts at 1 and steps by one with every change; the executor keeps it."""
 
+    __entity__: ClassVar[str]  # the table's name
     __table__: ClassVar[Table]
     __columns__: ClassVar[tuple[str, ...]]
     __unique__: ClassVar[frozenset[str]]
@@ -72,6 +73,7 @@ def mapped(
         indexes = [Index(f"uq_{name}_{column}", column, unique=True) for column in unique]
         indexes += [Index(f"ix_{name}_{'_'.join(names)}", *names) for names in index]
         cls.__table__ = Table(name, metadata, *columns, *indexes, mysql_engine="InnoDB", mysql_charset="utf8mb4")
+        cls.__entity__ = name
         cls.__columns__ = tuple(field.name for field in fields)
         cls.__unique__ = frozenset(unique) | {"id"}
         return cls

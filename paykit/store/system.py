@@ -1,4 +1,4 @@
-"""The tables every service has on every shard, live and shadow: what makes a command happen once, be heard of and be found."""
+"""The tables every service has on every shard, live and shadow: what was done, what is to be said, what failed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Sharded storage: typed rows, commands, and the batch executor that alone commits."""

@@ -1,0 +1,148 @@
+"""Database engines: one for writing transactions and one for reads that decide nothing, per shard and mode."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import event, make_url, text
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from paykit.errors import ConfigurationError
+from paykit.settings import ExecutorSettings
+
+# What MySQL drivers say of a connection that cannot be used any more but SQLAlchemy does not recognise as such.
+_BROKEN_CONNECTION = ("Packet sequence number wrong", "Cancelled during execution")
+
+# variable, what it must be, why
+_MYSQL_SETTINGS = (
+    ("innodb_flush_log_at_trx_commit", ("1",), "a commit must be on disk before it is answered"),
+    ("transaction_isolation", ("READ-COMMITTED",), "gap locks and lost updates otherwise"),
+    ("character_set_connection", ("utf8mb4",), "text would be changed on the way"),
+)
+
+
+class ShardEngines:
+    """The two engines of one shard on one side (live or shadow)."""
+
+    def __init__(self, url: str, settings: ExecutorSettings) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        make = _sqlite_engine if self.is_sqlite else _mysql_engine
+        # Each lane keeps a connection of its own; the rest is for housekeeping and settling.
+        self.writer = make(url, "READ COMMITTED", settings.lanes + settings.write_pool_size, settings)
+        self.reader = make(url, "AUTOCOMMIT", settings.read_pool_size, settings)
+
+    @property
+    def address(self) -> str:
+        """The URL without its password, for messages."""
+        return self.url.render_as_string(hide_password=True)
+
+    async def assert_settings(self) -> None:
+        """Refuses (ConfigurationError) a server that cannot be reached or is set wrongly for money."""
+        try:
+            async with self.writer.connect() as connection:
+                await (_check_sqlite if self.is_sqlite else _check_mysql)(connection, self.address)
+        except (DBAPIError, OSError) as error:
+            cause = getattr(error, "orig", error)
+            raise ConfigurationError(f"database {self.address} cannot be used: {cause}") from error
+
+    async def dispose(self) -> None:
+        """Closes all connections."""
+        await self.writer.dispose()
+        await self.reader.dispose()
+
+
+def _mysql_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSettings) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        isolation_level=isolation,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=settings.pool_timeout_s,
+        pool_recycle=int(settings.pool_recycle_s),
+        pool_reset_on_return=None,
+        connect_args={
+            "charset": "utf8mb4",
+            "connect_timeout": 5,
+            "init_command": f"SET SESSION innodb_lock_wait_timeout={settings.lock_timeout_s}",
+        },
+    )
+
+    def reset(dbapi_connection: Any, record: Any, reset_state: Any) -> None:
+        # A ROLLBACK on every return would cost a round trip; writers end their own transactions, readers autocommit.
+        if isolation != "AUTOCOMMIT" and not reset_state.terminate_only:
+            dbapi_connection.rollback()
+
+    event.listen(engine.sync_engine, "reset", reset)
+    event.listen(engine.sync_engine, "handle_error", _mark_broken)
+    return engine
+
+
+def _mark_broken(context: ExceptionContext) -> None:
+    if any(sign in str(context.original_exception) for sign in _BROKEN_CONNECTION):
+        context.is_disconnect = True
+
+
+def _sqlite_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSettings) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=settings.pool_timeout_s,
+        connect_args={"isolation_level": None, "timeout": settings.lock_timeout_s},
+    )
+
+    def prepare(dbapi_connection: Any, record: Any) -> None:
+        cursor = dbapi_connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-16000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", prepare)
+    if isolation != "AUTOCOMMIT":
+        event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+async def _check_mysql(connection: AsyncConnection, address: str) -> None:
+    found = {name: value for name, value in await connection.execute(text("SHOW SESSION VARIABLES"))}
+    found.setdefault("transaction_isolation", found.get("tx_isolation", ""))  # MariaDB before 11.1
+    for name, allowed, why in _MYSQL_SETTINGS:
+        if found.get(name) not in allowed:
+            raise ConfigurationError(
+                f"database {address}: {name} is {found.get(name)!r}, must be {' or '.join(allowed)}: {why}"
+            )
+    if "STRICT_TRANS_TABLES" not in found.get("sql_mode", "") and "STRICT_ALL_TABLES" not in found.get("sql_mode", ""):
+        raise ConfigurationError(f"database {address}: sql_mode must be strict: values would be cut in silence")
+
+
+async def _check_sqlite(connection: AsyncConnection, address: str) -> None:
+    mode = (await connection.execute(text("PRAGMA journal_mode"))).scalar_one()
+    if mode != "wal":
+        raise ConfigurationError(f"database {address}: journal_mode is {mode!r}, must be wal")
+
+
+def error_code(error: DBAPIError) -> int:
+    """The MySQL error number, or 0 (SQLite has none)."""
+    args = getattr(error.orig, "args", ())
+    if not (args and isinstance(args[0], int)):
+        args = getattr(getattr(error.orig, "__cause__", None), "args", ())
+    return args[0] if args and isinstance(args[0], int) else 0
+
+
+def is_contention(error: DBAPIError) -> bool:
+    """Whether the transaction lost a race and may simply be run again from fresh rows."""
+    # 1213 deadlock, 1205 lock wait timeout, 1020 changed since read, 1062 duplicate key
+    if error_code(error) in (1213, 1205, 1020, 1062):
+        return True
+    message = str(error.orig)
+    return "UNIQUE constraint failed" in message or (
+        isinstance(error, OperationalError) and "database is locked" in message
+    )
+
+
+def is_connection_loss(error: DBAPIError) -> bool:
+    """Whether the connection, and with it the open transaction, is gone."""
+    return error.connection_invalidated or error_code(error) in (1053, 1927, 2003, 2006, 2013, 2014)

@@ -1,0 +1,140 @@
+"""The store of one service: routes commands and reads to the shard of their slot, live or shadow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Executable, Select, select
+from sqlalchemy.exc import DBAPIError
+
+from paykit.clock import Clock
+from paykit.errors import ConfigurationError, FailedPrecondition, Unavailable
+from paykit.settings import ExecutorSettings, ShardSettings
+from paykit.store.command import Command, R
+from paykit.store.engines import ShardEngines
+from paykit.store.executor import ShardExecutor
+from paykit.store.row import RowT
+from paykit.store.shard_map import ShardMap
+from paykit.store.system import Outbox, ShardEpoch
+
+CommitCallback = Callable[[str, str, list[Outbox]], None]
+
+_OUTBOX_GRACE_MS = 5_000  # a fresh outbox row belongs to the relay of the process that wrote it
+
+
+class Store:
+    """All shards of one service."""
+
+    def __init__(
+        self,
+        service: str,
+        shards: Mapping[str, ShardSettings],
+        epoch: int,
+        clock: Clock,
+        settings: ExecutorSettings,
+    ) -> None:
+        self.service = service
+        self.clock = clock
+        self.map = ShardMap(shards, epoch)
+        self._shards = dict(shards)
+        self._settings = settings
+        self._executors: dict[tuple[str, str], ShardExecutor] = {}
+        self._callbacks: list[CommitCallback] = []
+
+    async def start(self) -> None:
+        """Opens every shard; ConfigurationError where one is unreachable, wrongly set, or not the one it should be."""
+        for name, shard in self._shards.items():
+            for mode, url in (("live", shard.live), ("shadow", shard.shadow)):
+                if url is not None:
+                    await self._open(mode, name, url)
+
+    async def _open(self, mode: str, name: str, url: str) -> None:
+        engines = ShardEngines(url, self._settings)
+        try:
+            await engines.assert_settings()
+            await self._assert_identity(engines, mode, name)
+        except BaseException:
+            await engines.dispose()
+            raise
+        self._executors[mode, name] = ShardExecutor(
+            mode, name, engines, self.map.epoch, self.clock, self._settings, self._committed, _OUTBOX_GRACE_MS
+        )
+
+    async def _assert_identity(self, engines: ShardEngines, mode: str, name: str) -> None:
+        try:
+            async with engines.reader.connect() as connection:
+                found = (await connection.execute(select(ShardEpoch.__table__))).first()
+        except DBAPIError as error:
+            raise ConfigurationError(f"database {engines.address} has no schema: run the migrations first") from error
+        wanted = (self.service, name, mode, self.map.epoch)
+        if found is None or (found.service, found.shard, found.mode, found.epoch) != wanted:
+            held = "nothing" if found is None else f"{found.mode} {found.service}/{found.shard} epoch {found.epoch}"
+            raise ConfigurationError(
+                f"database {engines.address} holds {held}; the configuration says {mode} {self.service}/{name} "
+                f"epoch {self.map.epoch}"
+            )
+
+    async def stop(self) -> None:
+        """Carries out what waits and closes everything."""
+        await asyncio.gather(*(executor.stop() for executor in self._executors.values()))
+        self._executors.clear()
+
+    def subscribe(self, callback: CommitCallback) -> None:
+        """``callback(mode, shard, outbox_rows)`` runs after each commit that wrote outbox rows; it must not block."""
+        self._callbacks.append(callback)
+
+    def _committed(self, mode: str, shard: str, rows: list[Outbox]) -> None:
+        for callback in self._callbacks:
+            callback(mode, shard, rows)
+
+    def modes(self) -> list[str]:
+        """The sides that exist: "live", and "shadow" where every shard has one."""
+        return [mode for mode in ("live", "shadow") if all((mode, name) in self._executors for name in self.map.names)]
+
+    def shards(self, mode: str) -> list[str]:
+        """The names of the shards of a side."""
+        return [name for name in self.map.names if (mode, name) in self._executors]
+
+    def executor(self, mode: str, shard: str) -> ShardExecutor:
+        """The executor of one shard; FailedPrecondition (SHADOW_UNAVAILABLE) where the side does not exist."""
+        found = self._executors.get((mode, shard))
+        if found is None:
+            if mode == "shadow":
+                raise FailedPrecondition("this service has no shadow databases", reason="SHADOW_UNAVAILABLE")
+            raise Unavailable("the store is not open", reason="STOPPING", retry_after_ms=500)
+        return found
+
+    async def run(self, command: Command[R]) -> R:
+        """Carries out a command on the shard of its slot; its result once committed, or its error."""
+        mode = command.origin.context.mode
+        result: R = await self.executor(mode, self.map.shard_of(command.slot)).run(command)
+        return result
+
+    async def fetch(self, row_type: type[RowT], statement: Select[Any], *, slot: int, shadow: bool) -> list[RowT]:
+        """Rows of one shard that decide nothing. ``statement`` selects all columns of the row's table."""
+        return await self.fetch_shard(row_type, statement, "shadow" if shadow else "live", self.map.shard_of(slot))
+
+    async def fetch_shard(self, row_type: type[RowT], statement: Select[Any], mode: str, shard: str) -> list[RowT]:
+        """As ``fetch``, by the shard's name."""
+        executor = self.executor(mode, shard)
+        try:
+            async with executor.engines.reader.connect() as connection:
+                found = await connection.execute(statement)
+                names = row_type.__columns__
+                return [row_type(**dict(zip(names, record, strict=True))) for record in found]
+        except DBAPIError as error:
+            raise Unavailable("the shard cannot be read now", retry_after_ms=500) from error
+
+    async def fetch_everywhere(self, row_type: type[RowT], statement: Select[Any], *, shadow: bool) -> list[RowT]:
+        """As ``fetch``, from all shards of a side, in the order of the shards."""
+        mode = "shadow" if shadow else "live"
+        parts = await asyncio.gather(
+            *(self.fetch_shard(row_type, statement, mode, shard) for shard in self.shards(mode))
+        )
+        return [row for part in parts for row in part]
+
+    async def housekeep(self, mode: str, shard: str, statement: Executable, parameters: Any = None) -> int:
+        """One bulk statement (acknowledging, pruning) in a transaction of its own; the rows it matched."""
+        return await self.executor(mode, shard).housekeep(statement, parameters)
