@@ -1,0 +1,1 @@
+"""Speaks to outside providers, off the main path: nobody else does, and nobody waits for one."""

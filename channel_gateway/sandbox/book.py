@@ -1,0 +1,400 @@
+"""The provider's book: one SQLite file, written by one thread, many orders to a transaction.
+
+Callers on the event loop hand operations over and await them; the thread takes all that wait, carries them out in one
+transaction and answers them together. Orders are only ever added, so a killed provider finds its book as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.pool import NullPool
+
+from channel_gateway.sandbox.behaviour import Behaviour
+from channel_gateway.sandbox.entries import Decision, Entry, Notification, OrderRequest, Timing, decide
+from paykit.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+BATCH_MAX = 256
+WAITING_MAX = 10_000
+
+WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
+
+metadata = MetaData()
+
+entry_table = Table(
+    "entry",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("livemode", Boolean, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("reference", String(64), nullable=False),
+    Column("idempotency_key", String(64), nullable=False),
+    Column("body_hash", String(32), nullable=False),
+    Column("provider_reference", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("token", String(64), nullable=False),
+    Column("original_reference", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("failure_code", String(32), nullable=False),
+    Column("settle_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index("uq_entry_reference", "reference", "account", unique=True),
+    Index("uq_entry_idempotency_key", "idempotency_key", "account", unique=True),
+    Index("ix_entry_original_reference", "original_reference", "account"),
+)
+notification_table = Table(
+    "notification",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("due_at_ms", BigInteger, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("copies", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Index("ix_notification_due", "state", "due_at_ms"),
+)
+
+_ENTRY_FIELDS = [field.name for field in msgspec.structs.fields(Entry)]
+_ENTRY_COLUMNS = [entry_table.c[name] for name in _ENTRY_FIELDS]
+_NOTIFICATION_FIELDS = [field.name for field in msgspec.structs.fields(Notification)]
+_FIND = select(*_ENTRY_COLUMNS).where(entry_table.c.reference.in_(bindparam("values", expanding=True)))
+_FIND_KEY = select(*_ENTRY_COLUMNS).where(entry_table.c.idempotency_key.in_(bindparam("values", expanding=True)))
+_REFUNDED = (
+    select(entry_table.c.account, entry_table.c.original_reference, func.sum(entry_table.c.amount_minor))
+    .where(
+        entry_table.c.original_reference.in_(bindparam("values", expanding=True)),
+        entry_table.c.kind == "refund",
+        entry_table.c.outcome == "succeeded",
+    )
+    .group_by(entry_table.c.account, entry_table.c.original_reference)
+)
+_DUE = (
+    select(*[notification_table.c[name] for name in _NOTIFICATION_FIELDS])
+    .where(notification_table.c.state == WAITING, notification_table.c.due_at_ms <= bindparam("now_ms"))
+    .order_by(notification_table.c.due_at_ms)
+    .limit(bindparam("page_size"))
+)
+_MARK = (
+    update(notification_table)
+    .where(notification_table.c.id == bindparam("key"))
+    .values(state=bindparam("new_state"), due_at_ms=bindparam("due"), attempt_count=bindparam("attempts"))
+)
+_PAGE = (
+    select(entry_table.c.sequence, *_ENTRY_COLUMNS)
+    .where(entry_table.c.sequence > bindparam("after"))
+    .order_by(entry_table.c.sequence)
+    .limit(bindparam("page_size"))
+)
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """What became of an order: new (``decision``), or the same as before (``earlier``)."""
+
+    decision: Decision | None
+    earlier: Entry | None
+
+
+class IdempotencyConflict(Exception):
+    """The key, or the reference, was used for another body."""
+
+
+class BookBusy(Exception):
+    """Too many operations wait already; nothing was done."""
+
+
+class BookClosed(Exception):
+    """The book is closed."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Decide and book an order."""
+
+    request: OrderRequest
+    forced: Behaviour | None
+
+
+class Find(msgspec.Struct, frozen=True):
+    """The entry of an account's reference."""
+
+    account: str
+    reference: str
+
+
+class Due(msgspec.Struct, frozen=True):
+    """Notifications due at ``now_ms``, up to ``page_size``."""
+
+    now_ms: int
+    page_size: int
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """How a delivery went: the notification as it now is."""
+
+    id: str
+    state: str
+    due_at_ms: int
+    attempt_count: int
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Entries after a sequence number."""
+
+    after: int
+    page_size: int
+
+
+Operation = Place | Find | Due | Mark | Page
+_Waiting = tuple[Operation, "asyncio.Future[Any]"]
+
+
+class Book:
+    """The book. ``start`` opens or creates the file; ``stop`` finishes what waits and closes it."""
+
+    def __init__(self, path: Path, clock: Clock, timing: Timing) -> None:
+        self._path = path
+        self._clock = clock
+        self._timing = timing
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> None:
+        """Opens the file and starts the thread."""
+        self._loop = asyncio.get_running_loop()
+        opened: asyncio.Future[Any] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name="sandbox-book", daemon=True)
+        self._thread.start()
+        await opened
+
+    async def stop(self) -> None:
+        """Carries out what waits, then closes the file."""
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            self._queue.put(None)
+            await asyncio.to_thread(thread.join)
+
+    async def place(self, request: OrderRequest, forced: Behaviour | None) -> Placed:
+        """Books an order, or finds it booked; IdempotencyConflict, BookBusy."""
+        placed: Placed = await self._submit(Place(request, forced))
+        return placed
+
+    async def find(self, account: str, reference: str) -> Entry | None:
+        """The entry an account calls ``reference``."""
+        entry: Entry | None = await self._submit(Find(account, reference))
+        return entry
+
+    async def due(self, now_ms: int, page_size: int) -> list[Notification]:
+        """Notifications that wait and are due."""
+        notifications: list[Notification] = await self._submit(Due(now_ms, page_size))
+        return notifications
+
+    async def mark(self, mark: Mark) -> None:
+        """Records how a delivery went."""
+        await self._submit(mark)
+
+    async def page(self, after: int, page_size: int) -> list[tuple[int, Entry]]:
+        """Entries with their sequence numbers, in order of booking."""
+        entries: list[tuple[int, Entry]] = await self._submit(Page(after, page_size))
+        return entries
+
+    def _submit(self, operation: Operation) -> asyncio.Future[Any]:
+        if self._thread is None or self._loop is None:
+            raise BookClosed
+        if self._queue.qsize() >= WAITING_MAX:
+            raise BookBusy
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put((operation, future))
+        return future
+
+    # Below: on the book's own thread.
+
+    def _run(self, opened: asyncio.Future[Any]) -> None:
+        assert self._loop is not None
+        try:
+            connection = _open(self._path)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(_resolve, [(opened, error)])
+            return
+        self._loop.call_soon_threadsafe(_resolve, [(opened, None)])
+        closing = False
+        while not closing:
+            batch: list[_Waiting] = []
+            item = self._queue.get()
+            while True:
+                if item is None:
+                    closing = True
+                    break
+                batch.append(item)
+                if len(batch) >= BATCH_MAX or self._queue.empty():
+                    break
+                item = self._queue.get_nowait()
+            if batch:
+                results = self._carry_out(connection, [operation for operation, _ in batch])
+                answers = [(future, result) for (_, future), result in zip(batch, results, strict=True)]
+                self._loop.call_soon_threadsafe(_resolve, answers)
+        connection.close()
+
+    def _carry_out(self, connection: Connection, operations: Sequence[Operation]) -> list[Any]:
+        results: list[Any] = [None] * len(operations)
+        try:
+            with connection.begin():
+                places = [(i, op) for i, op in enumerate(operations) if isinstance(op, Place)]
+                if places:
+                    for (index, _), placed in zip(
+                        places, self._place(connection, [op for _, op in places]), strict=True
+                    ):
+                        results[index] = placed
+                marks = [op for op in operations if isinstance(op, Mark)]
+                if marks:
+                    connection.execute(
+                        _MARK,
+                        [
+                            {"key": m.id, "new_state": m.state, "due": m.due_at_ms, "attempts": m.attempt_count}
+                            for m in marks
+                        ],
+                    )
+                finds = {op.reference for op in operations if isinstance(op, Find)}
+                found = _by_reference(connection, finds)
+                for index, operation in enumerate(operations):
+                    if isinstance(operation, Find):
+                        results[index] = found.get((operation.account, operation.reference))
+                    elif isinstance(operation, Due):
+                        rows = connection.execute(_DUE, msgspec.structs.asdict(operation))
+                        results[index] = [Notification(**row) for row in rows.mappings()]
+                    elif isinstance(operation, Page):
+                        pages = connection.execute(_PAGE, msgspec.structs.asdict(operation))
+                        results[index] = [(row[0], _entry(row[1:])) for row in pages]
+        except Exception as error:
+            log.exception("sandbox_book_failed", operations=len(operations))
+            return [error] * len(operations)
+        return results
+
+    def _place(self, connection: Connection, places: Sequence[Place]) -> list[Placed | Exception]:
+        now_ms = self._clock.now_ms()
+        requests = [place.request for place in places]
+        by_key = {
+            (entry.account, entry.idempotency_key): entry
+            for entry in _load(connection, _FIND_KEY, {r.idempotency_key for r in requests})
+        }
+        originals = {r.body.original_reference for r in requests if r.kind == "refund"}
+        by_reference = _by_reference(connection, {r.body.reference for r in requests} | originals)
+        refunded: dict[tuple[str, str], int] = {}
+        if originals:
+            for account, reference, amount in connection.execute(_REFUNDED, {"values": sorted(originals)}):
+                refunded[account, reference] = int(amount)
+        results: list[Placed | Exception] = []
+        decisions: list[Decision] = []
+        for place in places:
+            request, body = place.request, place.request.body
+            earlier = by_key.get((request.account, request.idempotency_key)) or by_reference.get(
+                (request.account, body.reference)
+            )
+            if earlier is not None:
+                same = earlier.body_hash == request.body_hash and earlier.idempotency_key == request.idempotency_key
+                results.append(Placed(None, earlier) if same else IdempotencyConflict())
+                continue
+            original_key = (request.account, body.original_reference)
+            decision = decide(
+                request,
+                place.forced,
+                by_reference.get(original_key),
+                refunded.get(original_key, 0),
+                now_ms,
+                self._timing,
+            )
+            results.append(Placed(decision, None))
+            entry = decision.entry
+            if entry is not None:
+                decisions.append(decision)
+                by_key[entry.account, entry.idempotency_key] = entry
+                by_reference[entry.account, entry.reference] = entry
+                if entry.kind == "refund" and entry.outcome == "succeeded":
+                    refunded[original_key] = refunded.get(original_key, 0) + entry.amount_minor
+        _write(connection, decisions)
+        return results
+
+
+def _open(path: Path) -> Connection:
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(dbapi_connection: Any, _record: Any) -> None:
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    connection = engine.connect()
+    with connection.begin():
+        metadata.create_all(connection)
+    return connection
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry(**dict(zip(_ENTRY_FIELDS, row, strict=True)))
+
+
+def _load(connection: Connection, statement: Any, values: set[str]) -> list[Entry]:
+    if not values:
+        return []
+    return [_entry(row) for row in connection.execute(statement, {"values": sorted(values)})]
+
+
+def _by_reference(connection: Connection, references: set[str]) -> dict[tuple[str, str], Entry]:
+    return {(entry.account, entry.reference): entry for entry in _load(connection, _FIND, references)}
+
+
+def _write(connection: Connection, decisions: Sequence[Decision]) -> None:
+    if decisions:
+        entries = [msgspec.structs.asdict(d.entry) for d in decisions if d.entry is not None]
+        connection.execute(insert(entry_table), entries)
+    notifications = [n for decision in decisions for n in decision.notifications]
+    if notifications:
+        rows = [msgspec.structs.asdict(n) | {"state": WAITING} for n in notifications]
+        connection.execute(insert(notification_table), rows)
+
+
+def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, result in answers:
+        if future.done():  # the caller went away
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

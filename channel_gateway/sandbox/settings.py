@@ -1,0 +1,59 @@
+"""What the sandbox provider is told at start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ConfigDict, Field, SecretStr, field_validator
+
+from channel_gateway.sandbox.behaviour import BEHAVIOURS
+from paykit.settings import Count, Seconds, Section
+
+
+class SandboxAccountSettings(Section):
+    """One account at the provider: an API key, and where and how its notifications go."""
+
+    livemode: bool = True  # False for the account that shadow traffic uses
+    api_key: SecretStr
+    notification_url: str = ""  # empty: none are sent
+    notification_key_id: str = Field(default="k1", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+    notification_key: SecretStr
+
+
+class SandboxSettings(Section):
+    """The provider as a whole. Fault rates are per behaviour name, and fall on tokens that begin with ``tok_ok``."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8090, ge=0, le=65535)  # 0: any free one, printed at start
+    book_path: Path = Path("sandbox_book.sqlite")
+    accounts: dict[str, SandboxAccountSettings] = Field(default_factory=dict)
+    admin_key: SecretStr
+    seed: int = 0
+    latency_ms: int = Field(default=0, ge=0, le=60_000)
+    latency_jitter_ms: int = Field(default=0, ge=0, le=60_000)
+    settle_ms: int = Field(default=50, ge=0)  # how long a pending order stays pending
+    late_ms: int = Field(default=3_000, ge=0)  # how long a late notification waits beyond that
+    hang_ms: int = Field(default=60_000, ge=0)  # how long a reply that never comes keeps its connection
+    notification_timeout_s: Seconds = 5.0
+    notification_attempts_max: Count = 20
+    notification_backoff_ms: Count = 200  # doubles with each attempt, up to a minute
+    notifications_in_flight_max: Count = 32
+    fault_rates: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("fault_rates")
+    @classmethod
+    def _known(cls, rates: dict[str, float]) -> dict[str, float]:
+        for name, rate in rates.items():
+            if name not in BEHAVIOURS:
+                raise ValueError(f"unknown behaviour {name!r}")
+            if not 0.0 <= rate <= 1.0:
+                raise ValueError(f"rate of {name!r} must lie between 0 and 1")
+        return rates
+
+
+class SandboxFile(Section):
+    """A settings file, of which the provider reads its own table alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    sandbox: SandboxSettings
