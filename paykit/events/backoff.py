@@ -1,0 +1,31 @@
+"""How long to wait before the next attempt, and which errors deserve one."""
+
+from __future__ import annotations
+
+import random
+
+from paykit.errors import Aborted, DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
+
+# What passes by itself: no attempt bound applies, because giving up would lose work that nothing is wrong with.
+_TRANSIENT = (Unavailable, ResourceExhausted, Aborted, DeadlineExceeded)
+
+
+def delay_s(attempt: int, first_s: float, max_s: float, retry_after_ms: int | None = None) -> float:
+    """Seconds before attempt ``attempt + 1``: doubled each time, capped, jittered down to a half.
+
+    A callee's own ``retry_after_ms`` is a lower bound, itself capped at ``max_s``.
+    """
+    # The exponent is bounded: 2.0**2000 would overflow for a row that has been failing for days.
+    full = min(max_s, first_s * 2.0 ** min(attempt - 1, 32))
+    wait = full * random.uniform(0.5, 1.0)
+    return max(wait, min(max_s, retry_after_ms / 1000)) if retry_after_ms is not None else wait
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether trying again unchanged is likely to help, so that the number of attempts says nothing."""
+    return isinstance(error, _TRANSIENT)
+
+
+def is_definite(error: Exception) -> bool:
+    """Whether a callee has refused for good. INTERNAL is no refusal: the callee does not know what it did."""
+    return isinstance(error, MeshError) and not is_transient(error) and error.code != "INTERNAL"

@@ -1,0 +1,60 @@
+"""The bus: what carries events from the outbox of one service to the consumers of others.
+
+The contract, kept by both implementations and tested by one suite: a message that ``publish`` reports as taken is
+delivered to every durable consumer whose subjects match, at least once, in no promised order; a handler that returns
+has taken it; a handler that raises gets it again. What makes it *exactly* once is the consumer's own inbox record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from paykit.errors import ConfigurationError
+from paykit.events.message import Delivery, Message, Subscription
+from paykit.settings import BusSettings
+
+Handle = Callable[[Delivery], Awaitable[None]]
+GiveUp = Callable[[Delivery, Exception], Awaitable[None]]
+
+
+class Rejected(Exception):
+    """Raised by a handler: this message can never be taken, so it goes to the dead letters at once."""
+
+
+class Bus(Protocol):
+    """Carries messages. Publishing never raises for a message: each has its own outcome."""
+
+    async def start(self) -> None:
+        """Connects; ConfigurationError naming the address or file where that cannot be done."""
+        ...
+
+    async def stop(self) -> None:
+        """Lets handlers finish for a bounded time and closes; what was not taken is delivered after a restart."""
+        ...
+
+    async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
+        """Hands messages over. One outcome each, in order; None means that the bus has it."""
+        ...
+
+    async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
+        """Delivers to ``handle`` until the bus stops.
+
+        ``give_up(delivery, error)`` is awaited before a message is published to the dead subject and dropped; where
+        it raises, the message is kept and given up later.
+        """
+        ...
+
+
+def open_bus(settings: BusSettings) -> Bus:
+    """The bus the settings name, not yet started."""
+    if settings.kind == "nats":
+        from paykit.events.jetstream import JetStreamBus  # the embedded bus must not need the NATS client
+
+        assert settings.url is not None
+        return JetStreamBus(settings.url)
+    from paykit.events.embedded import EmbeddedBus
+
+    if settings.path is None:
+        raise ConfigurationError("bus.path: the embedded bus needs a folder")
+    return EmbeddedBus(settings.path)

@@ -1,0 +1,98 @@
+"""One delivery, from handler to outcome: the part of the bus contract that both buses share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from paykit.errors import MeshError
+from paykit.events import metrics
+from paykit.events.backoff import delay_s, is_transient
+from paykit.events.bus import GiveUp, Handle, Rejected
+from paykit.events.message import MESSAGE_ID, Delivery, Message, Subscription
+
+Publish = Callable[[Sequence[Message]], Awaitable[list[Exception | None]]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Runs one subscriber's handler and decides what becomes of each delivery."""
+
+    def __init__(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None, publish: Publish) -> None:
+        self.subscription = subscription
+        self._handle = handle
+        self._give_up = give_up
+        self._publish = publish
+        labels = (subscription.consumer, subscription.mode)
+        self._delivered = metrics.delivered.labels(*labels)
+        self._redelivered = metrics.redelivered.labels(*labels)
+        self._dead_lettered = metrics.dead_lettered.labels(*labels)
+
+    async def run(self, delivery: Delivery) -> float | None:
+        """Handles one delivery. None: the message is done with. Otherwise the seconds until it is due again."""
+        subscription = self.subscription
+        try:
+            async with asyncio.timeout(subscription.handle_timeout_s):
+                await self._handle(delivery)
+        except Exception as error:
+            if not self._is_final(delivery, error):
+                return self._again(delivery, error)
+            return await self._bury(delivery, error)
+        self._delivered.inc()
+        return None
+
+    def _is_final(self, delivery: Delivery, error: Exception) -> bool:
+        if isinstance(error, Rejected):
+            return True
+        return delivery.attempt >= self.subscription.max_deliveries and not is_transient(error)
+
+    def _again(self, delivery: Delivery, error: Exception) -> float:
+        subscription = self.subscription
+        self._redelivered.inc()
+        retry_after_ms = error.retry_after_ms if isinstance(error, MeshError) else None
+        wait_s = delay_s(delivery.attempt, subscription.backoff_s, subscription.backoff_max_s, retry_after_ms)
+        _log.warning(
+            "delivery_failed",
+            consumer=subscription.consumer,
+            message_id=delivery.message.id,
+            subject=delivery.message.subject,
+            attempt=delivery.attempt,
+            retry_s=round(wait_s, 3),
+            error_type=type(error).__name__,
+            exc_info=None if isinstance(error, (MeshError, TimeoutError)) else error,
+        )
+        return wait_s
+
+    async def _bury(self, delivery: Delivery, error: Exception) -> float | None:
+        """Ticket first, then the dead subject, then done: a crash between them repeats, and loses nothing."""
+        subscription, message = self.subscription, delivery.message
+        try:
+            if self._give_up is not None:
+                await self._give_up(delivery, error)
+            # Its own id: the bus would take the message's for a duplicate of what it already carried.
+            dead_id = f"{message.id}.{subscription.consumer}"
+            headers = {
+                **message.headers,
+                MESSAGE_ID: dead_id,
+                "x-dead-subject": message.subject,
+                "x-dead-error": type(error).__name__,
+            }
+            (outcome,) = await self._publish([Message(dead_id, subscription.dead_subject, headers, message.body)])
+            if outcome is not None:
+                raise outcome
+        except Exception as failure:
+            return self._again(delivery, failure)
+        self._dead_lettered.inc()
+        _log.error(
+            "message_dead_lettered",
+            consumer=subscription.consumer,
+            message_id=message.id,
+            subject=message.subject,
+            attempt=delivery.attempt,
+            error_type=type(error).__name__,
+            exc_info=None if isinstance(error, (MeshError, Rejected)) else error,
+        )
+        return None
