@@ -1,0 +1,1 @@
+"""gRPC as every service uses it: one server, one kind of channel, one error mapping, call batching."""
