@@ -15,28 +15,23 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    bindparam,
-    create_engine,
-    event,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, create_engine, event, insert
 from sqlalchemy.pool import NullPool
 
 from channel_gateway.sandbox.behaviour import Behaviour
+from channel_gateway.sandbox.book_tables import (
+    DUE,
+    ENTRY_FIELDS,
+    FIND,
+    FIND_KEY,
+    MARK,
+    PAGE,
+    REFUNDED,
+    WAITING,
+    entry_table,
+    metadata,
+    notification_table,
+)
 from channel_gateway.sandbox.entries import Decision, Entry, Notification, OrderRequest, Timing, decide
 from paykit.clock import Clock
 
@@ -44,78 +39,6 @@ log = structlog.get_logger(__name__)
 
 BATCH_MAX = 256
 WAITING_MAX = 10_000
-
-WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
-
-metadata = MetaData()
-
-entry_table = Table(
-    "entry",
-    metadata,
-    Column("sequence", Integer, primary_key=True),
-    Column("account", String(64), nullable=False),
-    Column("livemode", Boolean, nullable=False),
-    Column("kind", String(16), nullable=False),
-    Column("reference", String(64), nullable=False),
-    Column("idempotency_key", String(64), nullable=False),
-    Column("body_hash", String(32), nullable=False),
-    Column("provider_reference", String(64), nullable=False),
-    Column("amount_minor", BigInteger, nullable=False),
-    Column("currency", String(3), nullable=False),
-    Column("token", String(64), nullable=False),
-    Column("original_reference", String(64), nullable=False),
-    Column("outcome", String(16), nullable=False),
-    Column("failure_code", String(32), nullable=False),
-    Column("settle_at_ms", BigInteger, nullable=False),
-    Column("created_at_ms", BigInteger, nullable=False),
-    Index("uq_entry_reference", "reference", "account", unique=True),
-    Index("uq_entry_idempotency_key", "idempotency_key", "account", unique=True),
-    Index("ix_entry_original_reference", "original_reference", "account"),
-)
-notification_table = Table(
-    "notification",
-    metadata,
-    Column("id", String(80), primary_key=True),
-    Column("account", String(64), nullable=False),
-    Column("body", Text, nullable=False),
-    Column("due_at_ms", BigInteger, nullable=False),
-    Column("attempt_count", Integer, nullable=False),
-    Column("copies", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
-    Index("ix_notification_due", "state", "due_at_ms"),
-)
-
-_ENTRY_FIELDS = [field.name for field in msgspec.structs.fields(Entry)]
-_ENTRY_COLUMNS = [entry_table.c[name] for name in _ENTRY_FIELDS]
-_NOTIFICATION_FIELDS = [field.name for field in msgspec.structs.fields(Notification)]
-_FIND = select(*_ENTRY_COLUMNS).where(entry_table.c.reference.in_(bindparam("values", expanding=True)))
-_FIND_KEY = select(*_ENTRY_COLUMNS).where(entry_table.c.idempotency_key.in_(bindparam("values", expanding=True)))
-_REFUNDED = (
-    select(entry_table.c.account, entry_table.c.original_reference, func.sum(entry_table.c.amount_minor))
-    .where(
-        entry_table.c.original_reference.in_(bindparam("values", expanding=True)),
-        entry_table.c.kind == "refund",
-        entry_table.c.outcome == "succeeded",
-    )
-    .group_by(entry_table.c.account, entry_table.c.original_reference)
-)
-_DUE = (
-    select(*[notification_table.c[name] for name in _NOTIFICATION_FIELDS])
-    .where(notification_table.c.state == WAITING, notification_table.c.due_at_ms <= bindparam("now_ms"))
-    .order_by(notification_table.c.due_at_ms)
-    .limit(bindparam("page_size"))
-)
-_MARK = (
-    update(notification_table)
-    .where(notification_table.c.id == bindparam("key"))
-    .values(state=bindparam("new_state"), due_at_ms=bindparam("due"), attempt_count=bindparam("attempts"))
-)
-_PAGE = (
-    select(entry_table.c.sequence, *_ENTRY_COLUMNS)
-    .where(entry_table.c.sequence > bindparam("after"))
-    .order_by(entry_table.c.sequence)
-    .limit(bindparam("page_size"))
-)
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -278,7 +201,7 @@ class Book:
                 marks = [op for op in operations if isinstance(op, Mark)]
                 if marks:
                     connection.execute(
-                        _MARK,
+                        MARK,
                         [
                             {"key": m.id, "new_state": m.state, "due": m.due_at_ms, "attempts": m.attempt_count}
                             for m in marks
@@ -290,10 +213,10 @@ class Book:
                     if isinstance(operation, Find):
                         results[index] = found.get((operation.account, operation.reference))
                     elif isinstance(operation, Due):
-                        rows = connection.execute(_DUE, msgspec.structs.asdict(operation))
+                        rows = connection.execute(DUE, msgspec.structs.asdict(operation))
                         results[index] = [Notification(**row) for row in rows.mappings()]
                     elif isinstance(operation, Page):
-                        pages = connection.execute(_PAGE, msgspec.structs.asdict(operation))
+                        pages = connection.execute(PAGE, msgspec.structs.asdict(operation))
                         results[index] = [(row[0], _entry(row[1:])) for row in pages]
         except Exception as error:
             log.exception("sandbox_book_failed", operations=len(operations))
@@ -305,13 +228,13 @@ class Book:
         requests = [place.request for place in places]
         by_key = {
             (entry.account, entry.idempotency_key): entry
-            for entry in _load(connection, _FIND_KEY, {r.idempotency_key for r in requests})
+            for entry in _load(connection, FIND_KEY, {r.idempotency_key for r in requests})
         }
         originals = {r.body.original_reference for r in requests if r.kind == "refund"}
         by_reference = _by_reference(connection, {r.body.reference for r in requests} | originals)
         refunded: dict[tuple[str, str], int] = {}
         if originals:
-            for account, reference, amount in connection.execute(_REFUNDED, {"values": sorted(originals)}):
+            for account, reference, amount in connection.execute(REFUNDED, {"values": sorted(originals)}):
                 refunded[account, reference] = int(amount)
         results: list[Placed | Exception] = []
         decisions: list[Decision] = []
@@ -367,7 +290,7 @@ def _open(path: Path) -> Connection:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    return Entry(**dict(zip(_ENTRY_FIELDS, row, strict=True)))
+    return Entry(**dict(zip(ENTRY_FIELDS, row, strict=True)))
 
 
 def _load(connection: Connection, statement: Any, values: set[str]) -> list[Entry]:
@@ -377,7 +300,7 @@ def _load(connection: Connection, statement: Any, values: set[str]) -> list[Entr
 
 
 def _by_reference(connection: Connection, references: set[str]) -> dict[tuple[str, str], Entry]:
-    return {(entry.account, entry.reference): entry for entry in _load(connection, _FIND, references)}
+    return {(entry.account, entry.reference): entry for entry in _load(connection, FIND, references)}
 
 
 def _write(connection: Connection, decisions: Sequence[Decision]) -> None:

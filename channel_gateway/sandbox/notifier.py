@@ -8,7 +8,8 @@ import contextlib
 import aiohttp
 import structlog
 
-from channel_gateway.sandbox.book import DELIVERED, GIVEN_UP, WAITING, Book, BookBusy, Mark
+from channel_gateway.sandbox.book import Book, BookBusy, Mark
+from channel_gateway.sandbox.book_tables import DELIVERED, GIVEN_UP, WAITING
 from channel_gateway.sandbox.entries import Notification
 from channel_gateway.sandbox.settings import SandboxAccountSettings, SandboxSettings
 from channel_gateway.signature import HEADER, sign

@@ -1,0 +1,60 @@
+"""The channels there are: one kind, one entry here, one class that passes the contract suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+from channel_gateway.channel_order import ChannelPolicy
+from channel_gateway.channels.base import Channel
+from channel_gateway.channels.sandbox import SandboxChannel
+from channel_gateway.settings import ChannelSettings, ProviderAccountSettings
+from paykit.errors import FailedPrecondition
+
+# (name, livemode, the channel's settings, the account to use) -> Channel
+CHANNELS: dict[str, Callable[[str, bool, ChannelSettings, ProviderAccountSettings], Channel]] = {
+    "sandbox": SandboxChannel,
+}
+
+
+class ChannelSet:
+    """The configured channels, live and shadow."""
+
+    def __init__(self, settings: Mapping[str, ChannelSettings]) -> None:
+        self.settings = dict(settings)
+        self._channels: dict[tuple[str, str], Channel] = {}
+        for name, channel in settings.items():
+            make = CHANNELS[channel.kind]
+            self._channels["live", name] = make(name, True, channel, channel)
+            if channel.shadow is not None:
+                self._channels["shadow", name] = make(name, False, channel, channel.shadow)
+
+    async def start(self) -> None:
+        """Opens all."""
+        for channel in self._channels.values():
+            await channel.start()
+
+    async def stop(self) -> None:
+        """Closes all."""
+        await asyncio.gather(*(channel.stop() for channel in self._channels.values()))
+
+    def __iter__(self) -> Iterator[tuple[str, Channel]]:
+        """(mode, channel) of each."""
+        return ((mode, channel) for (mode, _), channel in self._channels.items())
+
+    def find(self, mode: str, name: str) -> Channel | None:
+        """The channel of that name and mode, or None."""
+        return self._channels.get((mode, name))
+
+    def get(self, mode: str, name: str) -> Channel:
+        """As ``find``; FailedPrecondition CHANNEL_UNKNOWN, or SHADOW_UNAVAILABLE where it has no shadow account."""
+        channel = self._channels.get((mode, name))
+        if channel is not None:
+            return channel
+        if ("live", name) in self._channels:
+            raise FailedPrecondition(f"channel {name} has no shadow account", reason="SHADOW_UNAVAILABLE", subject=name)
+        raise FailedPrecondition("no such channel is configured", reason="CHANNEL_UNKNOWN", subject=name[:64])
+
+    def policy(self, mode: str, name: str) -> ChannelPolicy:
+        """The times of a channel; as ``get`` where there is none."""
+        return self.get(mode, name).policy

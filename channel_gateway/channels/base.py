@@ -1,0 +1,71 @@
+"""What the gateway needs of a channel: its declared capabilities, four operations, and reading its notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy, ProviderResult
+from channel_gateway.tables import ChannelOrder
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a channel does. ``notifies``: results also come by notification; ``queries``: it can be asked."""
+
+    operations: frozenset[ChannelOrderKind]
+    notifies: bool
+    queries: bool
+
+
+class NotificationInvalid(Exception):
+    """A notification that is signed rightly and yet makes no sense; the message holds nothing of its body."""
+
+
+class ReceivedNotification(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified notification: the provider's id for it, the channel order it names, and what it says."""
+
+    notification_id: str
+    channel_order_id: str
+    result: ProviderResult
+
+
+class Channel(Protocol):
+    """One account at one provider. Its operations never raise for what the world does: that is their result.
+
+    An operation answers within ``timeout_s`` of the channel's settings. NOT_SENT means that nothing can have been
+    done; whatever is not certain is UNKNOWN.
+    """
+
+    name: str
+    capabilities: Capabilities
+    policy: ChannelPolicy
+
+    async def start(self) -> None:
+        """Opens what calls need."""
+        ...
+
+    async def stop(self) -> None:
+        """Closes it."""
+        ...
+
+    async def charge(self, order: ChannelOrder) -> ProviderResult:
+        """Takes money from the card or account behind ``order.token``."""
+        ...
+
+    async def refund(self, order: ChannelOrder) -> ProviderResult:
+        """Gives money of ``order.original_provider_reference`` back."""
+        ...
+
+    async def payout(self, order: ChannelOrder) -> ProviderResult:
+        """Sends money to the bank account behind ``order.token``."""
+        ...
+
+    async def query(self, order: ChannelOrder) -> ProviderResult:
+        """Asks what became of an order; NOT_FOUND where the provider says that it does not know it."""
+        ...
+
+    def read_notification(self, body: bytes, headers: Mapping[str, str], now_s: float) -> ReceivedNotification:
+        """Verifies and reads a notification; SignatureInvalid, NotificationInvalid."""
+        ...

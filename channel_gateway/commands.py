@@ -1,0 +1,267 @@
+"""The changes there are to channel orders, one command each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from channel_gateway import messages
+from channel_gateway.channel_order import (
+    CHANNEL_ORDER,
+    MISMATCH_EVENT,
+    Applied,
+    ChannelOrderKind,
+    ChannelOrderState,
+    ChannelPolicy,
+    NotificationState,
+    ProviderResult,
+    Source,
+    apply_result,
+    lose,
+    refundable_minor,
+    start_sending,
+)
+from channel_gateway.channels.base import ReceivedNotification
+from channel_gateway.tables import ChannelOrder, Notification
+from paykit.context import pack
+from paykit.errors import AlreadyExists, FailedPrecondition
+from paykit.ids import slot_in
+from paykit.store.command import Command, Origin, Rows, Work
+from paykit.store.row import Key, key
+
+# The process that accepted an order sends it at once; a timer looks for those it did not live to send.
+HANDOVER_GRACE_MS = 5_000
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for, its fields checked. Empty where a field does not apply to the kind."""
+
+    kind: ChannelOrderKind
+    channel: str
+    amount_minor: int
+    currency: str
+    instruction_id: str
+    payment_id: str
+    token: str
+    original_channel_order_id: str
+
+    def is_same_as(self, order: ChannelOrder) -> bool:
+        """Whether ``order`` is what this asks for."""
+        return all(getattr(order, field) == getattr(self, field) for field in self.__struct_fields__)
+
+
+class SubmitOrder(Command[ChannelOrder]):
+    """Makes an order durable. One per instruction: the same one asked for again is found, another is refused."""
+
+    result_type = ChannelOrder
+
+    def __init__(self, origin: Origin, submission: Submission, operations: frozenset[ChannelOrderKind]) -> None:
+        super().__init__(slot_in(submission.instruction_id), origin)
+        self.submission = submission
+        self.operations = operations  # what the channel declares
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(ChannelOrder, self.submission.instruction_id, "instruction_id")
+        original_id = self.submission.original_channel_order_id
+        if original_id:
+            yield key(ChannelOrder, original_id)
+            yield key(ChannelOrder, original_id, "original_channel_order_id")
+
+    def decide(self, work: Work) -> ChannelOrder:
+        wanted = self.submission
+        existing = work.get(ChannelOrder, wanted.instruction_id, "instruction_id")
+        if existing is not None:
+            if wanted.is_same_as(existing):
+                return existing
+            raise AlreadyExists(
+                f"instruction {wanted.instruction_id} has another channel order",
+                reason="INSTRUCTION_ID_REUSED",
+                metadata={"channel_order_id": existing.id},
+            )
+        if wanted.kind not in self.operations:
+            raise FailedPrecondition(
+                f"channel {wanted.channel} does not do {wanted.kind.value}",
+                reason="OPERATION_UNSUPPORTED",
+                subject=wanted.channel,
+            )
+        original_reference = self._original_reference(work) if wanted.kind is ChannelOrderKind.REFUND else ""
+        context = msgspec.structs.replace(work.context, deadline_ms=None)  # timers have no deadline
+        order = ChannelOrder(
+            id=work.new_id("chn"),
+            slot=self.slot,
+            biz_id=context.biz_id,
+            kind=wanted.kind.value,
+            state=CHANNEL_ORDER.initial.value,
+            channel=wanted.channel,
+            amount_minor=wanted.amount_minor,
+            currency=wanted.currency,
+            instruction_id=wanted.instruction_id,
+            payment_id=wanted.payment_id,
+            original_channel_order_id=wanted.original_channel_order_id,
+            original_provider_reference=original_reference,
+            token=wanted.token,
+            provider_reference="",
+            failure_reason="",
+            query_count=0,
+            send_count=0,
+            sent_at_ms=None,
+            due_at_ms=work.now_ms + HANDOVER_GRACE_MS,
+            context=pack(context),
+            created_at_ms=work.now_ms,
+            finished_at_ms=None,
+        )
+        return work.insert(order, parent_id=wanted.instruction_id)
+
+    def _original_reference(self, work: Work) -> str:
+        """The provider's name for the charge that is to be given back; FailedPrecondition where it cannot be."""
+        wanted, original_id = self.submission, self.submission.original_channel_order_id
+        charge = work.get(ChannelOrder, original_id)
+        if (
+            charge is None
+            or charge.kind != ChannelOrderKind.CHARGE
+            or charge.state != ChannelOrderState.SUCCEEDED
+            or charge.channel != wanted.channel
+            or charge.currency != wanted.currency
+        ):
+            raise FailedPrecondition(
+                f"{original_id} is not a succeeded charge of this channel and currency",
+                reason="ORIGINAL_NOT_REFUNDABLE",
+                subject=original_id,
+            )
+        left_minor = refundable_minor(charge, work.many(ChannelOrder, "original_channel_order_id", original_id))
+        if wanted.amount_minor > left_minor:
+            raise FailedPrecondition(
+                f"of charge {original_id} {left_minor} is left to give back",
+                reason="REFUND_EXCEEDS_CHARGE",
+                subject=original_id,
+                metadata={"refundable_minor": str(left_minor)},
+            )
+        return charge.provider_reference
+
+
+class OrderCommand(Command[ChannelOrder | None]):
+    """The base of commands on one existing order."""
+
+    def __init__(self, origin: Origin, channel_order_id: str, policy: ChannelPolicy) -> None:
+        super().__init__(slot_in(channel_order_id), origin)
+        self.channel_order_id = channel_order_id
+        self.policy = policy
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(ChannelOrder, self.channel_order_id)
+
+    def order(self, work: Work) -> ChannelOrder:
+        """The order, which exists: this process read it, or made it."""
+        order = work.get(ChannelOrder, self.channel_order_id)
+        assert order is not None, f"{self.channel_order_id} is gone"
+        return order
+
+
+class MarkSending(OrderCommand):
+    """Committed before the provider is called, so that no call is ever forgotten. None: somebody else sends it."""
+
+    def decide(self, work: Work) -> ChannelOrder | None:
+        sending = start_sending(self.order(work), work.now_ms, self.policy)
+        return None if sending is None else work.update(sending)
+
+
+class TakeDue(OrderCommand):
+    """What a timer does with an order that is due: leases it to this process, or gives its lost call up.
+
+    Returns the order to send or to ask about; None where there is nothing to do now.
+    """
+
+    def __init__(self, origin: Origin, channel_order_id: str, policy: ChannelPolicy, lease_ms: int) -> None:
+        super().__init__(origin, channel_order_id, policy)
+        self.lease_ms = lease_ms
+
+    def decide(self, work: Work) -> ChannelOrder | None:
+        order = self.order(work)
+        if order.due_at_ms is None or order.due_at_ms > work.now_ms:
+            return None
+        if order.state == ChannelOrderState.SENDING:
+            _carry_out(work, order, lose(order, work.now_ms, self.policy))
+            return None
+        return work.update(msgspec.structs.replace(order, due_at_ms=work.now_ms + self.lease_ms))
+
+
+class ApplyResult(OrderCommand):
+    """Takes the provider's word from a reply or a query. Returns the order as it then is."""
+
+    def __init__(
+        self, origin: Origin, channel_order_id: str, policy: ChannelPolicy, result: ProviderResult, source: Source
+    ) -> None:
+        super().__init__(origin, channel_order_id, policy)
+        self.result = result
+        self.source = source
+
+    def decide(self, work: Work) -> ChannelOrder | None:
+        order = self.order(work)
+        return _carry_out(work, order, apply_result(order, self.result, self.source, work.now_ms, self.policy))
+
+
+class TakeNotification(Command[NotificationState]):
+    """Stores a verified notification and applies it, in one transaction; the provider is answered after it."""
+
+    result_type = NotificationState
+
+    def __init__(
+        self, origin: Origin, channel: str, policy: ChannelPolicy, received: ReceivedNotification, body: bytes
+    ) -> None:
+        super().__init__(slot_in(received.channel_order_id), origin)
+        self.channel = channel
+        self.policy = policy
+        self.received = received
+        self.body = body
+
+    @property
+    def notification_key(self) -> str:
+        """What makes it the same notification again."""
+        return f"{self.channel}/{self.received.notification_id}"
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(ChannelOrder, self.received.channel_order_id)
+        yield key(Notification, self.notification_key, "notification_key")
+
+    def decide(self, work: Work) -> NotificationState:
+        known = work.get(Notification, self.notification_key, "notification_key")
+        if known is not None:
+            return NotificationState(known.state)
+        received = self.received
+        order = work.get(ChannelOrder, received.channel_order_id)
+        if order is None or order.channel != self.channel:
+            state = NotificationState.ORPHANED
+            evidence = f"notified {received.result.status.value} of an order that does not exist"
+            work.publish(MISMATCH_EVENT, messages.orphan_event(received.channel_order_id, self.channel, evidence))
+        else:
+            applied = apply_result(order, received.result, Source.NOTIFICATION, work.now_ms, self.policy)
+            _carry_out(work, order, applied)
+            state = NotificationState.REDUNDANT if applied.order is None else NotificationState.APPLIED
+            state = NotificationState.MISMATCHED if applied.mismatch else state
+        work.insert(
+            Notification(
+                id=work.new_id("ntf"),
+                slot=self.slot,
+                biz_id=work.context.biz_id,
+                notification_key=self.notification_key,
+                channel=self.channel,
+                channel_order_id=received.channel_order_id,
+                state=state.value,
+                body=self.body,
+                received_at_ms=work.now_ms,
+            ),
+            parent_id=received.channel_order_id,
+        )
+        return state
+
+
+def _carry_out(work: Work, order: ChannelOrder, applied: Applied) -> ChannelOrder:
+    """Stores and announces what a result made of an order."""
+    if applied.order is not None:
+        order = work.update(applied.order, note=applied.mismatch)
+    if applied.announce:
+        work.publish(applied.announce, messages.channel_order_event(order))
+    if applied.mismatch:
+        work.publish(MISMATCH_EVENT, messages.mismatch_event(order, applied.mismatch))
+    return order
