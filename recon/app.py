@@ -1,0 +1,32 @@
+"""recon's composition root."""
+
+from __future__ import annotations
+
+from paykit.clock import Clock
+from paykit.events.bus import Bus
+from paykit.events.timer import Timer
+from paykit.service import Service
+from paykit.settings import CommonSettings
+from paymesh.recon.v1 import recon_service_pb2_grpc
+from recon import consumers
+from recon.api import ReconService
+from recon.expiry import Expiry
+from recon.metrics import Gauges
+from recon.peers import Peers
+from recon.settings import ReconSettings
+from recon.tables import Break, Match
+
+
+def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
+    """The service, not yet started."""
+    service = Service("recon", settings, common, bus, clock)
+    rules = settings.rules()
+    expiry = Expiry(service.store, Peers(service.channels, settings.ask), rules)
+    gauges = Gauges(service.store, settings.gauge_interval_s)
+    service.add_servicer(recon_service_pb2_grpc.add_ReconServiceServicer_to_server, ReconService(service.store))
+    service.add_consumer(consumers.consumer(rules))
+    service.add_timer(Timer("recon-window", Match, expiry.fire))
+    service.add_lookup("brk", Break)
+    service.add_lookup("mat", Match)
+    service.add_background(gauges.start, gauges.stop)
+    return service

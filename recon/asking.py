@@ -1,0 +1,192 @@
+"""What to ask about the silent side of a match, and what an answer means for it. Pure: recon.peers makes the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from paykit.ids import slot_in, slot_of
+from paymesh.channel.v1 import channel_order_pb2 as channel_pb2
+from paymesh.pay.v1 import ledger_service_pb2 as ledger_pb2
+from paymesh.pay.v1 import payment_pb2 as pay_pb2
+from paymesh.trade.v1 import trade_pb2
+from recon import facts
+from recon.answers import Answer, Verdict
+from recon.matching import BreakType, Fact, MatchKind, Side, problem, shared_id
+from recon.tables import Match
+
+_TERMINAL_PAYMENT = (pay_pb2.PAYMENT_STATE_SUCCEEDED, pay_pb2.PAYMENT_STATE_FAILED)
+_TERMINAL_INSTRUCTION = (pay_pb2.INSTRUCTION_STATE_SUCCEEDED, pay_pb2.INSTRUCTION_STATE_FAILED)
+_TERMINAL_ORDER = (channel_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, channel_pb2.CHANNEL_ORDER_STATE_FAILED)
+_TERMINAL_TRADE = (
+    trade_pb2.TRADE_STATE_PAID,
+    trade_pb2.TRADE_STATE_FAILED,
+    trade_pb2.TRADE_STATE_CLOSED,
+)
+_OWNED: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_USER, pay_pb2.ACCOUNT_KIND_MERCHANT)
+_EXTERNAL: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_EXTERNAL,)
+_IN_TRANSIT: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_IN_TRANSIT,)
+
+
+def silent(match: Match) -> str:
+    """Who is asked about a match whose window has passed: ``trade``, ``payment``, ``channel_order`` or ``ledger``."""
+    wrong = problem(match)
+    kind = MatchKind(match.kind)
+    if kind is MatchKind.TRANSIT:
+        return "ledger"
+    if wrong is BreakType.MISSING_FIRST:
+        return "trade" if kind is MatchKind.TRADE_PAY else "payment"
+    return {MatchKind.TRADE_PAY: "payment", MatchKind.PAY_CHANNEL: "channel_order", MatchKind.PAY_LEDGER: "ledger"}[
+        kind
+    ]
+
+
+def of_payment(match: Match, payment: pay_pb2.Payment | None) -> Answer:
+    """What pay_core's answer means for the trade, the channel order or the journal that waits for its payment."""
+    if payment is None:
+        return Answer(Verdict.NO, f"pay_core knows no payment {match.payment_id}")
+    evidence = f"payment {payment.payment_id} is {pay_pb2.PaymentState.Name(payment.state)}"
+    is_final = payment.state in _TERMINAL_PAYMENT
+    if match.kind == MatchKind.TRADE_PAY:
+        evidence += f", made for {payment.source_id!r}"
+    else:
+        instruction = _instruction_of(match, payment)
+        if instruction is None:
+            is_final = True
+            evidence += f" and has no instruction {shared_id(match.match_key)}"
+        else:
+            is_final = is_final or instruction.state in _TERMINAL_INSTRUCTION
+            evidence += f", the instruction {pay_pb2.InstructionState.Name(instruction.state)}"
+    return Answer(Verdict.NO if is_final else Verdict.LATER, evidence, tuple(facts.of_payment(payment)))
+
+
+def of_channel_order(match: Match, order: channel_pb2.ChannelOrder | None) -> Answer:
+    """What channel_gateway's answer means. Where the outcome was unknown and still is, the answer is no."""
+    if order is None:
+        return Answer(Verdict.NO, f"channel_gateway knows no order for {shared_id(match.match_key)}")
+    evidence = f"channel order {order.channel_order_id} is {channel_pb2.ChannelOrderState.Name(order.state)}"
+    if order.state in _TERMINAL_ORDER:
+        return Answer(Verdict.NO, evidence, tuple(facts.of_channel_order(order)))
+    still_unknown = (
+        order.state == channel_pb2.CHANNEL_ORDER_STATE_UNKNOWN and problem(match) is BreakType.RESULT_UNKNOWN
+    )
+    return Answer(Verdict.NO if still_unknown else Verdict.LATER, evidence)
+
+
+def of_trades(match: Match, trades: Iterable[trade_pb2.Trade]) -> Answer:
+    """What trade_core's trades of the business id mean for a payment that has no trade; the attempt ties them."""
+    for trade in trades:
+        for attempt in trade.attempts:
+            if attempt.attempt_id != match.source_id and attempt.payment_id != match.payment_id:
+                continue
+            state = trade_pb2.TradeState.Name(trade.state)
+            evidence = f"trade {trade.trade_id} is {state}, attempt {attempt.attempt_no} " + (
+                trade_pb2.AttemptState.Name(attempt.state)
+            )
+            if attempt.state == trade_pb2.ATTEMPT_STATE_EFFECTIVE:
+                return Answer(Verdict.NO, evidence, tuple(facts.of_trade(trade, match.payment_id)))
+            return Answer(Verdict.NO if trade.state in _TERMINAL_TRADE else Verdict.LATER, evidence)
+    return Answer(Verdict.NO, f"trade_core knows no trade with attempt {match.source_id!r}")
+
+
+class Place(NamedTuple):
+    """Where in the ledger a payment must have left its mark: the sum of its entries on accounts of these kinds."""
+
+    owner_id: str
+    account_kinds: tuple[int, ...]
+    currency: str
+    expected_minor: int
+    since_ms: int  # Unix milliseconds; no entry of the payment is older
+
+
+class Found(NamedTuple):
+    """What the ledger shows there. ``is_complete`` is False where there were more entries than are looked through."""
+
+    entry_count: int
+    sum_minor: int
+    is_complete: bool
+
+
+def ledger_place(match: Match, payment: pay_pb2.Payment) -> Place | None:
+    """Where the journal that a match waits for shows; None where the payment has no such instruction.
+
+    Seen from the accounts, every collection is a debit and every disbursement a credit: of the owner's account, of the
+    channel's EXTERNAL account, or of IN_TRANSIT on the payment's slot, where the owner lives on another.
+    """
+    instruction = _instruction_of(match, payment)
+    if instruction is None or instruction.state != pay_pb2.INSTRUCTION_STATE_SUCCEEDED:
+        return None
+    slot = slot_in(payment.payment_id)
+    is_remote = _is_remote(instruction, slot)
+    is_collect = instruction.action == pay_pb2.INSTRUCTION_ACTION_COLLECT
+    is_arrival = match.kind == MatchKind.TRANSIT and problem(match) is BreakType.MISSING_SECOND
+    touching = [i for i in payment.instructions if i.state == pay_pb2.INSTRUCTION_STATE_SUCCEEDED]
+    if instruction.tool == facts.CHANNEL_TOOL:
+        owner_id, kinds = internal_owner(slot), _EXTERNAL
+        touching = [i for i in touching if i.tool == facts.CHANNEL_TOOL]
+    elif is_remote and is_collect is is_arrival:
+        # A collection arrives at the payment's slot, a disbursement leaves it.
+        owner_id, kinds = internal_owner(slot), _IN_TRANSIT
+        touching = [i for i in touching if _is_remote(i, slot)]
+    else:
+        owner_id, kinds = instruction.owner_id, _OWNED
+        touching = [i for i in touching if i.tool != facts.CHANNEL_TOOL and i.owner_id == instruction.owner_id]
+    expected_minor = sum(
+        -i.amount.amount_minor if i.action == pay_pb2.INSTRUCTION_ACTION_COLLECT else i.amount.amount_minor
+        for i in touching
+    )
+    return Place(
+        owner_id, kinds, instruction.amount.currency_code, expected_minor, payment.create_time.ToMilliseconds()
+    )
+
+
+def internal_owner(slot: int) -> str:
+    """The owner of a slot's internal accounts."""
+    return f"internal.{slot}"
+
+
+def accounts_at(place: Place, accounts: Iterable[ledger_pb2.Account]) -> list[str]:
+    """The ids of the accounts that a place names."""
+    return [
+        account.account_id
+        for account in accounts
+        if account.kind in place.account_kinds and account.balance.currency_code == place.currency
+    ]
+
+
+def of_ledger(match: Match, payment: pay_pb2.Payment, place: Place, found: Found) -> Answer:
+    """What the ledger's entries mean for the journal that a match waits for."""
+    evidence = (
+        f"{found.entry_count} entries of {payment.payment_id} on accounts of {place.owner_id} sum to {found.sum_minor}"
+        f" {place.currency} minor, expected {place.expected_minor}"
+    )
+    if found.entry_count and found.sum_minor == place.expected_minor:
+        instruction = _instruction_of(match, payment)
+        assert instruction is not None
+        return Answer(Verdict.NO, evidence, (_booked(match, instruction),))
+    if not found.is_complete:
+        return Answer(Verdict.LATER, f"{evidence}; there are more entries than are looked through")
+    is_final = payment.state in _TERMINAL_PAYMENT
+    return Answer(Verdict.NO if is_final else Verdict.LATER, evidence)
+
+
+def _booked(match: Match, instruction: pay_pb2.Instruction) -> Fact:
+    side = Side.FIRST if problem(match) is BreakType.MISSING_FIRST else Side.SECOND
+    amount = instruction.amount
+    return Fact(
+        MatchKind(match.kind),
+        instruction.instruction_id,
+        side,
+        amount.amount_minor,
+        amount.currency_code,
+        match.payment_id,
+    )
+
+
+def _instruction_of(match: Match, payment: pay_pb2.Payment) -> pay_pb2.Instruction | None:
+    key = shared_id(match.match_key)
+    return next((i for i in payment.instructions if i.instruction_id == key), None)
+
+
+def _is_remote(instruction: pay_pb2.Instruction, slot: int) -> bool:
+    return instruction.tool != facts.CHANNEL_TOOL and slot_of(instruction.owner_id) != slot

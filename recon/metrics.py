@@ -1,0 +1,67 @@
+"""What recon finds, for Prometheus; refreshed at an interval, by queries that cost as much as there is unmatched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from paykit import telemetry
+from paykit.store.store import Store
+from recon import summary
+
+_UNMATCHED = telemetry.gauge("recon_unmatched", "Matches whose silent side is still to be asked", ("mode", "kind"))
+_AGE = telemetry.gauge("recon_unmatched_age_seconds", "Age of the oldest of them", ("mode", "kind"))
+_BREAKS = telemetry.gauge("recon_open_breaks", "Breaks in state OPEN", ("mode", "type", "currency"))
+_AT_RISK = telemetry.gauge("recon_at_risk_minor", "Money at risk in open breaks", ("mode", "type", "currency"))
+
+_log = structlog.get_logger(__name__)
+
+
+class Gauges:
+    """Refreshes the gauges every ``interval_s`` seconds."""
+
+    def __init__(self, store: Store, interval_s: float) -> None:
+        self._store = store
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begins."""
+        self._task = asyncio.create_task(self._run(), name="recon-gauges")
+
+    async def stop(self) -> None:
+        """Ends; waits for what runs."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def refresh(self) -> None:
+        """Reads the counts of every mode and sets the gauges. What is no longer there is dropped, not left standing."""
+        now_ms = self._store.clock.now_ms()
+        found = [
+            (mode, await summary.unmatched(self._store, mode), await summary.open_breaks(self._store, mode))
+            for mode in self._store.modes()
+        ]
+        for gauge in (_UNMATCHED, _AGE, _BREAKS, _AT_RISK):
+            gauge.clear()
+        for mode, waiting, breaks in found:
+            for item in waiting:
+                seen_at_ms = now_ms if item.oldest_seen_at_ms is None else item.oldest_seen_at_ms
+                _UNMATCHED.labels(mode, item.kind).set(item.match_count)
+                _AGE.labels(mode, item.kind).set(max(0, now_ms - seen_at_ms) / 1000)
+            for group in breaks:
+                _BREAKS.labels(mode, group.type, group.currency).set(group.break_count)
+                _AT_RISK.labels(mode, group.type, group.currency).set(group.at_risk_minor)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except Exception:
+                # The gauges keep their last values; the next round tries again.
+                _log.warning("recon_gauges_not_refreshed", exc_info=True)
+            await asyncio.sleep(self._interval_s)

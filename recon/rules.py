@@ -1,0 +1,24 @@
+"""How long recon waits, how often it asks, and who owns what it finds: the settings that decisions need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from recon.matching import BreakType
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """Times in milliseconds. ``owners`` has an owner for every BreakType."""
+
+    window_ms: int  # how long a side may be silent before it is asked
+    ask_delay_ms: int  # before the second question; doubles with each
+    ask_delay_max_ms: int
+    no_answer_age_ms: int  # a silent side that cannot be asked, or cannot tell yet, is a break at this age
+    ask_age_ms: int  # beyond this age a break waits for an event or a person; nobody is asked any more
+    owners: Mapping[BreakType, str]
+
+    def next_ask_ms(self, ask_count: int) -> int:
+        """How long after the question number ``ask_count`` (from 1) the next one is due."""
+        return int(min(self.ask_delay_max_ms, self.ask_delay_ms * 2 ** min(ask_count - 1, 32)))

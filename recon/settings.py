@@ -1,0 +1,50 @@
+"""recon's settings."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from paykit.settings import Count, Seconds, Section, ServiceSettings
+from recon.matching import BreakType
+from recon.rules import Rules
+
+_OWNERS = {
+    BreakType.MISSING_FIRST: "payment-operations",
+    BreakType.MISSING_SECOND: "payment-operations",
+    BreakType.AMOUNT_MISMATCH: "payment-operations",
+    BreakType.RESULT_UNKNOWN: "channel-operations",
+    BreakType.NOTIFICATION_MISMATCH: "channel-operations",
+}
+
+
+class AskSettings(Section):
+    """How the service that has kept silent is asked."""
+
+    timeout_s: Seconds = 5.0  # of one question, all its calls together
+    delay_s: Seconds = 2.0  # before the second question; doubles with each
+    delay_max_s: Seconds = 300.0
+    no_answer_age_s: Seconds = 600.0  # unreachable, or not finished, for so long: a break
+    age_max_s: Seconds = 86_400.0  # an older break waits for an event or a person; nobody is asked any more
+    page_limit: Count = 5  # pages of ledger entries looked through
+
+
+class ReconSettings(ServiceSettings):
+    """The section ``[recon]``."""
+
+    window_s: Seconds = 30.0  # how long a side may be silent before it is asked
+    ask: AskSettings = AskSettings()
+    owners: dict[BreakType, str] = Field(
+        default_factory=dict
+    )  # who looks after breaks of a type, where it is not the default
+    gauge_interval_s: Seconds = 15.0  # how often the gauges are refreshed
+
+    def rules(self) -> Rules:
+        """As decisions take them."""
+        return Rules(
+            window_ms=int(self.window_s * 1000),
+            ask_delay_ms=int(self.ask.delay_s * 1000),
+            ask_delay_max_ms=int(self.ask.delay_max_s * 1000),
+            no_answer_age_ms=int(self.ask.no_answer_age_s * 1000),
+            ask_age_ms=int(self.ask.age_max_s * 1000),
+            owners=_OWNERS | self.owners,
+        )

@@ -1,0 +1,184 @@
+"""Ids, events and a store for the tests of recon."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy import select
+
+from paykit.clock import Clock
+from paykit.context import BusinessContext
+from paykit.ids import new_id, slot_of
+from paykit.settings import ExecutorSettings, ShardSettings
+from paykit.store.command import Origin
+from paykit.store.migrate import migrate
+from paykit.store.store import Store
+from paykit.store.system import Outbox
+from paymesh.channel.v1 import channel_order_pb2
+from paymesh.common.v1 import money_pb2
+from paymesh.event.v1 import events_pb2
+from paymesh.pay.v1 import payment_pb2
+from paymesh.trade.v1 import trade_pb2
+from recon.commands import TakeFacts
+from recon.matching import Fact, MatchKind, match_key
+from recon.rules import Rules
+from recon.settings import ReconSettings
+from recon.tables import Break, Match
+
+SLOT = 7
+NOW_MS = 1_700_000_000_000
+
+
+def mint(prefix: str, slot: int = SLOT) -> str:
+    """A new id on ``slot``."""
+    return new_id(prefix, slot, NOW_MS)
+
+
+def settings(shards: dict[str, ShardSettings]) -> ReconSettings:
+    """recon's settings with a window of 30 s."""
+    return ReconSettings(listen="127.0.0.1:0", shards=shards)
+
+
+def rules() -> Rules:
+    """The default rules."""
+    return settings({"s0": ShardSettings(live="sqlite+aiosqlite:///unused.db")}).rules()
+
+
+@asynccontextmanager
+async def opened(shards: dict[str, ShardSettings], clock: Clock) -> AsyncIterator[Store]:
+    """A migrated, started store of recon."""
+    await migrate("recon", shards, 1)
+    store = Store("recon", shards, 1, clock, ExecutorSettings())
+    await store.start()
+    try:
+        yield store
+    finally:
+        await store.stop()
+
+
+class CardPayment:
+    """One payment by card to a payee on the same slot, as each service reports it."""
+
+    def __init__(self, amount_minor: int = 500, *, shadow: bool = False) -> None:
+        self.amount = money_pb2.Money(currency_code="EUR", amount_minor=amount_minor)
+        self.context = BusinessContext(biz_id=mint("biz"), shadow=shadow, caller="test")
+        self.payment_id = mint("pay")
+        self.attempt_id = mint("att")
+        self.trade_id = mint("trd")
+        self.collect_id = mint("ins")
+        self.disburse_id = mint("ins")
+        self.payee_id = owner_on(SLOT)
+
+    def trade(self, state: trade_pb2.TradeState = trade_pb2.TRADE_STATE_PAID) -> trade_pb2.Trade:
+        """As trade_core has it."""
+        is_paid = state == trade_pb2.TRADE_STATE_PAID
+        attempt = trade_pb2.PayAttempt(
+            attempt_id=self.attempt_id,
+            attempt_no=1,
+            payment_id=self.payment_id,
+            state=trade_pb2.ATTEMPT_STATE_EFFECTIVE if is_paid else trade_pb2.ATTEMPT_STATE_PAYING,
+        )
+        return trade_pb2.Trade(trade_id=self.trade_id, state=state, amount=self.amount, attempts=[attempt])
+
+    def payment(self, state: payment_pb2.PaymentState = payment_pb2.PAYMENT_STATE_SUCCEEDED) -> payment_pb2.Payment:
+        """As pay_core has it; the instructions have not begun where it is PROCESSING."""
+        of_instruction = {
+            payment_pb2.PAYMENT_STATE_SUCCEEDED: payment_pb2.INSTRUCTION_STATE_SUCCEEDED,
+            payment_pb2.PAYMENT_STATE_FAILED: payment_pb2.INSTRUCTION_STATE_FAILED,
+        }.get(state, payment_pb2.INSTRUCTION_STATE_PROCESSING)
+        payment = payment_pb2.Payment(
+            payment_id=self.payment_id,
+            state=state,
+            amount=self.amount,
+            source_id=self.attempt_id,
+            instructions=[
+                payment_pb2.Instruction(
+                    instruction_id=self.collect_id,
+                    action=payment_pb2.INSTRUCTION_ACTION_COLLECT,
+                    tool="channel",
+                    channel="sandbox_card",
+                    state=of_instruction,
+                    amount=self.amount,
+                ),
+                payment_pb2.Instruction(
+                    instruction_id=self.disburse_id,
+                    action=payment_pb2.INSTRUCTION_ACTION_DISBURSE,
+                    tool="balance",
+                    owner_id=self.payee_id,
+                    state=of_instruction,
+                    amount=self.amount,
+                ),
+            ],
+        )
+        payment.create_time.FromMilliseconds(NOW_MS)
+        return payment
+
+    def order(
+        self, state: channel_order_pb2.ChannelOrderState = channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED
+    ) -> channel_order_pb2.ChannelOrder:
+        """As channel_gateway has it."""
+        return channel_order_pb2.ChannelOrder(
+            channel_order_id="chn_" + self.collect_id[4:],
+            instruction_id=self.collect_id,
+            payment_id=self.payment_id,
+            amount=self.amount,
+            state=state,
+        )
+
+    def journal(self, leg: events_pb2.BookingLeg = events_pb2.BOOKING_LEG_LOCAL) -> events_pb2.JournalEvent:
+        """The journal that books both instructions, as pay_core announces it; ``leg`` is the payee's."""
+        amount_minor = self.amount.amount_minor
+        return events_pb2.JournalEvent(
+            journal_id=mint("jnl"),
+            slot=SLOT,
+            payment_id=self.payment_id,
+            currency_code=self.amount.currency_code,
+            instructions=[
+                events_pb2.BookedInstruction(
+                    instruction_id=self.collect_id, amount_minor=amount_minor, leg=events_pb2.BOOKING_LEG_LOCAL
+                ),
+                events_pb2.BookedInstruction(instruction_id=self.disburse_id, amount_minor=amount_minor, leg=leg),
+            ],
+        )
+
+    def arrival(self) -> events_pb2.JournalEvent:
+        """The journal that receives the payee's money on another slot."""
+        booked = events_pb2.BookedInstruction(
+            instruction_id=self.disburse_id,
+            amount_minor=self.amount.amount_minor,
+            leg=events_pb2.BOOKING_LEG_RECEIVED,
+        )
+        return events_pb2.JournalEvent(
+            payment_id=self.payment_id, slot=SLOT + 1, currency_code="EUR", instructions=[booked]
+        )
+
+    def take(self, facts: list[Fact]) -> TakeFacts:
+        """The command of an event that says ``facts``."""
+        return TakeFacts(Origin.event(self.context, "recon", mint("msg")), facts, rules())
+
+
+def owner_on(slot: int) -> str:
+    """An owner who lives on ``slot``."""
+    return next(name for number in itertools.count() if slot_of(name := f"owner-{number}") == slot)
+
+
+async def match_of(store: Store, kind: MatchKind, key: str, *, shadow: bool = False) -> Match | None:
+    """The match of two records, as stored."""
+    statement = select(Match.__table__).where(Match.__table__.c.match_key == match_key(kind, key))
+    rows = await store.fetch(Match, statement, slot=SLOT, shadow=shadow)
+    return rows[0] if rows else None
+
+
+async def breaks_in(store: Store, *, shadow: bool = False) -> list[Break]:
+    """All breaks, oldest first."""
+    rows = await store.fetch_everywhere(Break, select(Break.__table__), shadow=shadow)
+    return sorted(rows, key=lambda row: row.id)
+
+
+async def announced(store: Store) -> list[tuple[str, str]]:
+    """Subject and break id of the events that left, oldest first."""
+    rows = await store.fetch_everywhere(Outbox, select(Outbox.__table__), shadow=False)
+    events = [(row, events_pb2.BreakEvent.FromString(row.body)) for row in sorted(rows, key=lambda row: row.id)]
+    return [(row.destination, getattr(event, "break").break_id) for row, event in events]
