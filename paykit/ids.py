@@ -38,7 +38,8 @@ def _encode(value: int) -> str:
 
 def new_id(prefix: str, slot: int, now_ms: int, random_bits: RandomBits = secrets.randbits) -> str:
     """Mints an id. ``prefix`` is three lower-case letters; ``now_ms`` Unix milliseconds."""
-    assert len(prefix) == 3 and 0 <= slot < SLOT_COUNT
+    assert len(prefix) == 3
+    assert 0 <= slot < SLOT_COUNT
     value = (((now_ms << _SLOT_BITS) | slot) << _RANDOM_BITS) | random_bits(_RANDOM_BITS)
     return f"{prefix}_{_encode(value)}"
 

@@ -47,7 +47,9 @@ def allocate(amount_minor: int, weights: Sequence[int]) -> list[int]:
     does not exceed the sum of the weights.
     """
     total = sum(weights)
-    assert amount_minor >= 0 and total > 0 and min(weights) >= 0
+    assert amount_minor >= 0
+    assert total > 0
+    assert min(weights) >= 0
     parts = [amount_minor * weight // total for weight in weights]
     remainders = [amount_minor * weight % total for weight in weights]
     by_remainder = sorted(range(len(weights)), key=lambda i: (-remainders[i], i))

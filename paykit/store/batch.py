@@ -108,6 +108,7 @@ class Batch:
         self.outbox: list[Outbox] = []
         self.is_changed = False
         self._command: Command[Any]
+        self._context: BusinessContext
         self._undo: list[Callable[[], None]] = []
         self._changes: list[Change] = []
         self._messages: list[Outbox] = []
@@ -155,14 +156,19 @@ class Batch:
 
     @property
     def context(self) -> BusinessContext:
-        return self._command.origin.context
+        return self._context
+
+    def adopt(self, biz_id: str) -> None:
+        if biz_id != self._context.biz_id:
+            self._context = msgspec.structs.replace(self._context, biz_id=biz_id)
 
     def new_id(self, prefix: str, slot: int | None = None) -> str:
         return new_id(prefix, self._command.slot if slot is None else slot, self.now_ms)
 
     def insert(self, row: RowT, *, parent_id: str = "", note: str = "", audit: bool = True) -> RowT:
         table = self.table(type(row))
-        assert row.version == 1 and row.id not in table.current, f"{row.id} inserted twice"
+        assert row.version == 1, f"{row.id} inserted at version {row.version}"
+        assert row.id not in table.current, f"{row.id} inserted twice"
         table.current[row.id] = row
         table.link(row)
 
@@ -222,7 +228,7 @@ class Batch:
 
     def decide(self, command: Command[Any]) -> Any:
         """Runs one decision. Whatever it raises, its own changes are gone and nothing else's."""
-        self._command = command
+        self._command, self._context = command, command.origin.context
         self._undo, self._changes, self._messages = [], [], []
         try:
             result = command.decide(self)
@@ -244,9 +250,9 @@ class Batch:
             slot=command.slot,
             name=command.name,
             trigger=origin.trigger,
-            caller=origin.context.caller,
+            caller=self._context.caller,
             request_id=origin.request_id,
-            biz_id=origin.context.biz_id,
+            biz_id=self._context.biz_id,
             input_hash=origin.input_hash,
             result=None if command.result_type is None else _encode_result(result),
             changes=_encode_changes(self._changes).decode(),

@@ -99,6 +99,10 @@ class Work(Rows, Protocol):
         """The business context of the command."""
         ...
 
+    def adopt(self, biz_id: str) -> None:
+        """Goes on under the business id of what it works on: a later call at the edge comes with a fresh one."""
+        ...
+
     def new_id(self, prefix: str, slot: int | None = None) -> str:
         """A new id on the command's slot, or on ``slot``."""
         ...

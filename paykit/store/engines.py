@@ -107,7 +107,7 @@ def _sqlite_engine(url: str, isolation: str, pool_size: int, settings: ExecutorS
 
 
 async def _check_mysql(connection: AsyncConnection, address: str) -> None:
-    found = {name: value for name, value in await connection.execute(text("SHOW SESSION VARIABLES"))}
+    found: dict[str, str] = {name: value for name, value in await connection.execute(text("SHOW SESSION VARIABLES"))}  # noqa: C416
     found.setdefault("transaction_isolation", found.get("tx_isolation", ""))  # MariaDB before 11.1
     for name, allowed, why in _MYSQL_SETTINGS:
         if found.get(name) not in allowed:

@@ -1,0 +1,1 @@
+"""The payment core: four operations over payment tools and a double-entry ledger. It knows no order and no scene."""

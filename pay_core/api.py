@@ -1,0 +1,313 @@
+"""PayService, LedgerService and TransitService: checks fields, translates, decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pay_core import commands, queries
+from pay_core.convert import account_proto, entry_proto, payment_proto
+from pay_core.ledger import KIND_OF_NUMBER, OWNED_KINDS, AccountKind
+from pay_core.orchestration import PaymentView
+from pay_core.payment import Funding, Payee
+from paykit import context as business_context
+from paykit.errors import NotFound
+from paykit.rpc.batching import serve_batch
+from paykit.rpc.checks import Fields, encode_page_token
+from paykit.store.command import Origin
+from paykit.store.store import Store
+from paymesh.pay.v1 import (
+    ledger_service_pb2,
+    ledger_service_pb2_grpc,
+    pay_service_pb2,
+    pay_service_pb2_grpc,
+    payment_pb2,
+)
+
+_ACCOUNT_KIND: Any = payment_pb2.AccountKind
+_OWNED_NUMBERS = [payment_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind}") for kind in OWNED_KINDS]
+_MAX_FUNDINGS = 4
+_MAX_PAYEES = 16
+
+
+def _funding(fields: Fields, message: payment_pb2.Funding, amount_minor: int) -> Funding:
+    """A checked funding of ``amount_minor``."""
+    tool = message.WhichOneof("tool")
+    if tool is None:
+        fields.fail("tool", "required")
+    if tool == "channel":
+        fields.name("channel.channel", message.channel.channel)
+        fields.name("channel.token", message.channel.token)
+        return Funding(amount_minor, message.channel.channel, message.channel.token)
+    return Funding(amount_minor)
+
+
+def _channel_funding(fields: Fields, message: payment_pb2.Funding, amount: Any) -> Funding:
+    """A funding that must be a channel and, where it names an amount, name the whole."""
+    funding = _funding(fields, message, amount.amount_minor)
+    if message.WhichOneof("tool") == "balance":
+        fields.fail("tool", "must be a channel")
+    if message.HasField("amount") and message.amount != amount:
+        fields.fail("amount", "must be the whole amount, or be left out")
+    return funding
+
+
+def _fundings(fields: Fields, request: pay_service_pb2.TransferRequest) -> list[Funding]:
+    """The checked fundings of a transfer; the one without an amount takes the rest."""
+    fields.count("fundings", request.fundings, 1, _MAX_FUNDINGS)
+    named_minor, open_count, result = 0, 0, []
+    for i, message in enumerate(request.fundings):
+        nested = fields.under(f"fundings[{i}]")
+        if message.HasField("amount"):
+            nested.money("amount", message.amount)
+            nested.same_currency("amount", message.amount, request.amount.currency_code)
+            named_minor += message.amount.amount_minor
+        else:
+            open_count += 1
+        result.append(_funding(nested, message, message.amount.amount_minor))
+    rest_minor = request.amount.amount_minor - named_minor
+    if open_count > 1 or (open_count == 1 and rest_minor <= 0) or (open_count == 0 and rest_minor != 0):
+        fields.fail("fundings", "must add up to the amount; at most one may leave its amount out")
+    if sum(funding.channel != "" for funding in result) > 1:
+        fields.fail("fundings", "at most one channel")
+    if sum(funding.channel == "" for funding in result) > 1:
+        fields.fail("fundings", "at most one balance")
+    return [funding if funding.amount_minor else funding._replace(amount_minor=rest_minor) for funding in result]
+
+
+def _payees(fields: Fields, request: pay_service_pb2.TransferRequest) -> list[Payee]:
+    fields.count("payees", request.payees, 1, _MAX_PAYEES)
+    result = []
+    for i, message in enumerate(request.payees):
+        nested = fields.under(f"payees[{i}]")
+        nested.name("owner_id", message.owner_id)
+        nested.money("amount", message.amount)
+        nested.same_currency("amount", message.amount, request.amount.currency_code)
+        nested.enum("account_kind", message.account_kind, _ACCOUNT_KIND, _OWNED_NUMBERS)
+        kind = KIND_OF_NUMBER.get(message.account_kind, AccountKind.USER)
+        result.append(Payee(message.owner_id, kind, message.amount.amount_minor))
+    if sum(payee.amount_minor for payee in result) != request.amount.amount_minor:
+        fields.fail("payees", "must add up to the amount")
+    return result
+
+
+def _view(view: PaymentView) -> payment_pb2.Payment:
+    return payment_proto(view.payment, view.chain)
+
+
+class PayApi(pay_service_pb2_grpc.PayServiceServicer):
+    """The four operations, and reads of payments."""
+
+    def __init__(self, store: Store, result_due_ms: int) -> None:
+        self._store = store
+        self._result_due_ms = result_due_ms
+
+    async def Recharge(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        fields.request_id(request.request_id)
+        owner_id = fields.name("owner_id", request.owner_id)
+        fields.money("amount", request.amount)
+        fields.name("source_id", request.source_id, required=False)
+        funding = _channel_funding(fields.under("funding"), request.funding, request.amount)
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "Recharge", owner_id, request.request_id, request)
+        currency = request.amount.currency_code
+        command = commands.recharge(origin, owner_id, currency, funding, request.source_id, self._result_due_ms)
+        return pay_service_pb2.RechargeResponse(payment=_view(await self._store.run(command)))
+
+    async def Withdraw(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        fields.request_id(request.request_id)
+        owner_id = fields.name("owner_id", request.owner_id)
+        fields.money("amount", request.amount)
+        fields.name("source_id", request.source_id, required=False)
+        target = _channel_funding(fields.under("destination"), request.destination, request.amount)
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "Withdraw", owner_id, request.request_id, request)
+        currency = request.amount.currency_code
+        command = commands.withdraw(origin, owner_id, currency, target, request.source_id, self._result_due_ms)
+        return pay_service_pb2.WithdrawResponse(payment=_view(await self._store.run(command)))
+
+    async def Transfer(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        fields.request_id(request.request_id)
+        payer_id = fields.name("payer_id", request.payer_id)
+        fields.money("amount", request.amount)
+        fields.name("source_id", request.source_id, required=False)
+        fundings, payees = _fundings(fields, request), _payees(fields, request)
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "Transfer", payer_id, request.request_id, request)
+        command = commands.transfer(
+            origin,
+            payer_id,
+            request.amount.currency_code,
+            fundings,
+            payees,
+            request.source_id,
+            self._result_due_ms,
+        )
+        return pay_service_pb2.TransferResponse(payment=_view(await self._store.run(command)))
+
+    async def Refund(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        fields.request_id(request.request_id)
+        payment_id = fields.id("payment_id", request.payment_id, "pay")
+        fields.money("amount", request.amount)
+        fields.name("source_id", request.source_id, required=False)
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "Refund", payment_id, request.request_id, request)
+        amount = request.amount
+        command = commands.Refund(
+            origin, payment_id, amount.currency_code, amount.amount_minor, request.source_id, self._result_due_ms
+        )
+        return pay_service_pb2.RefundResponse(payment=_view(await self._store.run(command)))
+
+    async def GetPayment(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        by = request.WhichOneof("by")
+        if by is None:
+            fields.fail("by", "required: payment_id or source_id")
+        elif by == "payment_id":
+            fields.id("payment_id", request.payment_id, "pay")
+        else:
+            fields.name("source_id", request.source_id)
+        fields.raise_if_any()
+        shadow = business_context.current().shadow
+        if by == "payment_id":
+            view = await queries.payment_by_id(self._store, request.payment_id, shadow=shadow)
+        else:
+            view = await queries.payment_by_source(self._store, request.source_id, shadow=shadow)
+        return pay_service_pb2.GetPaymentResponse(payment=_view(view))
+
+    async def ListPayments(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        payer_id = fields.name("payer_id", request.payer_id)
+        size = fields.page_size(request.page_size)
+        scope = f"payments {payer_id}"
+        before_id = fields.page_token(request.page_token, scope, str)
+        fields.raise_if_any()
+        shadow = business_context.current().shadow
+        rows = await queries.payments_of(self._store, payer_id, before_id, size + 1, shadow=shadow)
+        token = encode_page_token(scope, rows[size - 1].id) if len(rows) > size else ""
+        payments = [payment_proto(row, []) for row in rows[:size]]
+        return pay_service_pb2.ListPaymentsResponse(payments=payments, next_page_token=token)
+
+    async def BatchRecharge(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.Recharge, pay_service_pb2.BatchRechargeResponse)
+
+    async def BatchWithdraw(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.Withdraw, pay_service_pb2.BatchWithdrawResponse)
+
+    async def BatchTransfer(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.Transfer, pay_service_pb2.BatchTransferResponse)
+
+    async def BatchRefund(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.Refund, pay_service_pb2.BatchRefundResponse)
+
+    async def BatchGetPayments(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.GetPayment, pay_service_pb2.BatchGetPaymentsResponse)
+
+
+class LedgerApi(ledger_service_pb2_grpc.LedgerServiceServicer):
+    """Reads of the ledger."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def GetAccount(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        account_id = fields.id("account_id", request.account_id, "acc")
+        fields.raise_if_any()
+        account = await queries.account_by_id(self._store, account_id, shadow=business_context.current().shadow)
+        return ledger_service_pb2.GetAccountResponse(account=account_proto(account))
+
+    async def ListAccounts(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        owner_id = fields.name("owner_id", request.owner_id)
+        size = fields.page_size(request.page_size)
+        scope = f"accounts {owner_id}"
+        after_id = fields.page_token(request.page_token, scope, str)
+        fields.raise_if_any()
+        shadow = business_context.current().shadow
+        rows = await queries.accounts_of(self._store, owner_id, after_id, size + 1, shadow=shadow)
+        token = encode_page_token(scope, rows[size - 1].id) if len(rows) > size else ""
+        accounts = [account_proto(row) for row in rows[:size]]
+        return ledger_service_pb2.ListAccountsResponse(accounts=accounts, next_page_token=token)
+
+    async def ListEntries(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        account_id = fields.id("account_id", request.account_id, "acc")
+        size = fields.page_size(request.page_size)
+        scope = f"entries {account_id}"
+        before_id = fields.page_token(request.page_token, scope, str)
+        fields.raise_if_any()
+        shadow = business_context.current().shadow
+        rows = await queries.entries_of(self._store, account_id, before_id, size + 1, shadow=shadow)
+        token = encode_page_token(scope, rows[size - 1].id) if len(rows) > size else ""
+        entries = [entry_proto(row) for row in rows[:size]]
+        return ledger_service_pb2.ListEntriesResponse(entries=entries, next_page_token=token)
+
+
+class TransitApi(ledger_service_pb2_grpc.TransitServiceServicer):
+    """Money between slots; called by pay_core's own outbox."""
+
+    def __init__(self, store: Store, result_due_ms: int) -> None:
+        self._store = store
+        self._result_due_ms = result_due_ms
+
+    async def ReceiveTransit(self, request: Any, context: Any) -> Any:
+        journal_id = await self._store.run(_move(commands.ReceiveTransit, request))
+        return ledger_service_pb2.ReceiveTransitResponse(journal_id=journal_id)
+
+    async def DrawTransit(self, request: Any, context: Any) -> Any:
+        journal_id = await self._store.run(_move(commands.DrawTransit, request))
+        return ledger_service_pb2.DrawTransitResponse(journal_id=journal_id)
+
+    async def SettleTransit(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
+        payment_id = fields.id("payment_id", request.payment_id, "pay")
+        if not request.drawn:
+            fields.name("failure_reason", request.failure_reason)
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "SettleTransit", instruction_id, instruction_id, request)
+        command = commands.SettleInstruction(
+            origin,
+            payment_id,
+            instruction_id,
+            failure_reason="" if request.drawn else request.failure_reason,
+            result_due_ms=self._result_due_ms,
+        )
+        try:
+            await self._store.run(command)
+        except NotFound as error:
+            raise NotFound(error.message, reason="INSTRUCTION_NOT_FOUND") from error
+        return ledger_service_pb2.SettleTransitResponse()
+
+    async def BatchReceiveTransit(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.ReceiveTransit, ledger_service_pb2.BatchReceiveTransitResponse)
+
+    async def BatchDrawTransit(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.DrawTransit, ledger_service_pb2.BatchDrawTransitResponse)
+
+    async def BatchSettleTransit(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.SettleTransit, ledger_service_pb2.BatchSettleTransitResponse)
+
+
+def _move(kind: type[commands.MoveTransit], request: Any) -> commands.MoveTransit:
+    fields = Fields()
+    instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
+    payment_id = fields.id("payment_id", request.payment_id, "pay")
+    owner_id = fields.name("owner_id", request.owner_id)
+    fields.enum("account_kind", request.account_kind, _ACCOUNT_KIND, _OWNED_NUMBERS)
+    fields.money("amount", request.amount)
+    fields.raise_if_any()
+    origin = Origin.rpc(business_context.current(), kind.__name__, owner_id, instruction_id, request)
+    return kind(
+        origin,
+        instruction_id,
+        payment_id,
+        owner_id,
+        KIND_OF_NUMBER[request.account_kind],
+        request.amount.currency_code,
+        request.amount.amount_minor,
+    )

@@ -1,0 +1,38 @@
+"""The composition root of pay_core."""
+
+from __future__ import annotations
+
+from pay_core.api import LedgerApi, PayApi, TransitApi
+from pay_core.commands import SETTLE_TRANSIT
+from pay_core.consumers import ChannelResults
+from pay_core.settings import PayCoreSettings
+from pay_core.tables import Instruction, Journal, Payment
+from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
+from paykit.clock import Clock
+from paykit.events.bus import Bus
+from paykit.events.calls import DurableCall
+from paykit.service import Service
+from paykit.settings import CommonSettings
+from paymesh.pay.v1 import ledger_service_pb2_grpc, pay_service_pb2_grpc
+
+NAME = "pay_core"
+
+
+def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
+    """The service, wired and not started."""
+    service = Service(NAME, settings, common, bus=bus, clock=clock)
+    result_due_ms = int(settings.channel_result_due_s * 1000)
+    store = service.store
+    service.add_servicer(pay_service_pb2_grpc.add_PayServiceServicer_to_server, PayApi(store, result_due_ms))
+    service.add_servicer(ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerApi(store))
+    service.add_servicer(ledger_service_pb2_grpc.add_TransitServiceServicer_to_server, TransitApi(store, result_due_ms))
+    results = ChannelResults(store, service.channels, settings)
+    service.add_consumer(results.consumer())
+    service.add_timer(results.timer())
+    service.add_call(results.call(), "channel_gateway")
+    for method in (RECEIVE_TRANSIT, DRAW_TRANSIT, SETTLE_TRANSIT):
+        service.add_call(DurableCall(method), NAME)
+    service.add_lookup("pay", Payment)
+    service.add_lookup("ins", Instruction, parent=Payment, parent_column="payment_id")
+    service.add_lookup("jnl", Journal)
+    return service

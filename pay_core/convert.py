@@ -1,0 +1,81 @@
+"""Rows to protobuf messages."""
+
+from __future__ import annotations
+
+from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
+from pay_core.tables import Account, Entry, Instruction, Payment
+from paymesh.common.v1 import money_pb2
+from paymesh.pay.v1 import ledger_service_pb2, payment_pb2
+
+_OPERATION = {name.removeprefix("OPERATION_"): number for name, number in payment_pb2.Operation.items()}
+_PAYMENT_STATE = {name.removeprefix("PAYMENT_STATE_"): number for name, number in payment_pb2.PaymentState.items()}
+_INSTRUCTION_STATE = {
+    name.removeprefix("INSTRUCTION_STATE_"): number for name, number in payment_pb2.InstructionState.items()
+}
+_DIRECTION = {name.removeprefix("DIRECTION_"): number for name, number in payment_pb2.Direction.items()}
+_ACTION = {name.removeprefix("INSTRUCTION_ACTION_"): number for name, number in payment_pb2.InstructionAction.items()}
+
+
+def payment_proto(payment: Payment, chain: list[Instruction]) -> payment_pb2.Payment:
+    """A payment with its chain."""
+    message = payment_pb2.Payment(
+        payment_id=payment.id,
+        biz_id=payment.biz_id,
+        operation=_OPERATION[payment.operation],
+        state=_PAYMENT_STATE[payment.state],
+        payer_id=payment.payer_id,
+        amount=money_pb2.Money(currency_code=payment.currency, amount_minor=payment.amount_minor),
+        source_id=payment.source_id,
+        original_payment_id=payment.original_payment_id or "",
+        refunded_minor=payment.refunded_minor,
+        refunding_minor=payment.refunding_minor,
+        failure_reason=payment.failure_reason,
+        instructions=[instruction_proto(instruction) for instruction in chain],
+        create_time=timestamp(payment.created_at_ms),
+        version=payment.version,
+    )
+    if payment.finished_at_ms is not None:
+        message.finish_time.CopyFrom(timestamp(payment.finished_at_ms))
+    return message
+
+
+def instruction_proto(instruction: Instruction) -> payment_pb2.Instruction:
+    """One instruction."""
+    return payment_pb2.Instruction(
+        instruction_id=instruction.id,
+        seq=instruction.seq,
+        direction=_DIRECTION[instruction.direction],
+        action=_ACTION[instruction.action],
+        tool=instruction.tool,
+        state=_INSTRUCTION_STATE[instruction.state],
+        amount=money_pb2.Money(currency_code=instruction.currency, amount_minor=instruction.amount_minor),
+        owner_id=instruction.owner_id,
+        channel=instruction.channel,
+        channel_order_id=instruction.channel_order_id or "",
+        failure_reason=instruction.failure_reason,
+        reverses_instruction_id=instruction.reverses_id or "",
+    )
+
+
+def account_proto(account: Account) -> ledger_service_pb2.Account:
+    """One account."""
+    return ledger_service_pb2.Account(
+        account_id=account.id,
+        owner_id="internal" if account.owner_id.startswith("internal.") else account.owner_id,
+        kind=KIND_NUMBER[AccountKind(account.kind)],
+        balance=money_pb2.Money(currency_code=account.currency, amount_minor=account.balance_minor),
+        held_minor=account.held_minor,
+        version=account.version,
+    )
+
+
+def entry_proto(entry: Entry) -> ledger_service_pb2.Entry:
+    """One entry."""
+    return ledger_service_pb2.Entry(
+        journal_id=entry.journal_id,
+        account_id=entry.account_id,
+        amount=money_pb2.Money(currency_code=entry.currency, amount_minor=entry.amount_minor),
+        balance_after_minor=entry.balance_after_minor,
+        payment_id=entry.payment_id,
+        post_time=timestamp(entry.posted_at_ms),
+    )

@@ -1,0 +1,88 @@
+"""Reads of pay_core that decide nothing: all statements in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from pay_core.orchestration import PaymentView
+from pay_core.tables import Account, Entry, Instruction, Payment
+from paykit.errors import NotFound
+from paykit.ids import is_id, slot_in, slot_of
+from paykit.store.row import Row
+from paykit.store.store import Store
+
+
+def _by(row_type: type[Row], column: str, value: str) -> Select[Any]:
+    table = row_type.__table__
+    return select(table).where(table.c[column] == value)
+
+
+async def payment_by_id(store: Store, payment_id: str, *, shadow: bool) -> PaymentView:
+    """A payment with its chain; NotFound (PAYMENT_NOT_FOUND)."""
+    slot = slot_in(payment_id)
+    found = await store.fetch(Payment, _by(Payment, "id", payment_id), slot=slot, shadow=shadow)
+    return await _with_chain(store, found, f"no payment {payment_id}", shadow=shadow)
+
+
+async def payment_by_source(store: Store, source_id: str, *, shadow: bool) -> PaymentView:
+    """The newest payment made for a source; a source id that is none of paymesh's is looked for on every shard."""
+    statement = _by(Payment, "source_id", source_id).order_by(Payment.__table__.c.id.desc()).limit(1)
+    if is_id(source_id):
+        found = await store.fetch(Payment, statement, slot=slot_in(source_id), shadow=shadow)
+    else:
+        found = await store.fetch_everywhere(Payment, statement, shadow=shadow)
+    return await _with_chain(store, found, f"no payment for {source_id}", shadow=shadow)
+
+
+async def _with_chain(store: Store, found: list[Payment], missing: str, *, shadow: bool) -> PaymentView:
+    if not found:
+        raise NotFound(missing, reason="PAYMENT_NOT_FOUND")
+    payment = max(found, key=lambda row: row.id)
+    statement = _by(Instruction, "payment_id", payment.id).order_by(Instruction.__table__.c.seq)
+    chain = await store.fetch(Instruction, statement, slot=payment.slot, shadow=shadow)
+    return PaymentView(payment, chain)
+
+
+async def payments_of(store: Store, payer_id: str, before_id: str | None, limit: int, *, shadow: bool) -> list[Payment]:
+    """A payer's payments, newest first, older than ``before_id``."""
+    statement = _by(Payment, "payer_id", payer_id).order_by(Payment.__table__.c.id.desc()).limit(limit)
+    if before_id is not None:
+        statement = statement.where(Payment.__table__.c.id < before_id)
+    return await store.fetch(Payment, statement, slot=slot_of(payer_id), shadow=shadow)
+
+
+async def account_by_id(store: Store, account_id: str, *, shadow: bool) -> Account:
+    """An account; NotFound (ACCOUNT_NOT_FOUND)."""
+    statement = _by(Account, "id", account_id)
+    found = await store.fetch(Account, statement, slot=slot_in(account_id), shadow=shadow)
+    if not found:
+        raise NotFound(f"no account {account_id}", reason="ACCOUNT_NOT_FOUND")
+    return found[0]
+
+
+async def accounts_of(store: Store, owner_id: str, after_id: str | None, limit: int, *, shadow: bool) -> list[Account]:
+    """An owner's accounts, oldest first, younger than ``after_id``."""
+    statement = _by(Account, "owner_id", owner_id).order_by(Account.__table__.c.id).limit(limit)
+    if after_id is not None:
+        statement = statement.where(Account.__table__.c.id > after_id)
+    return await store.fetch(Account, statement, slot=slot_of(owner_id), shadow=shadow)
+
+
+async def entries_of(store: Store, account_id: str, before_id: str | None, limit: int, *, shadow: bool) -> list[Entry]:
+    """An account's entries, newest first, older than ``before_id``."""
+    statement = _by(Entry, "account_id", account_id).order_by(Entry.__table__.c.id.desc()).limit(limit)
+    if before_id is not None:
+        statement = statement.where(Entry.__table__.c.id < before_id)
+    return await store.fetch(Entry, statement, slot=slot_in(account_id), shadow=shadow)
+
+
+async def awaited_channel_instructions(store: Store, payment: Payment, *, shadow: bool) -> list[Instruction]:
+    """The PROCESSING instructions of a payment that a channel carries out."""
+    statement = (
+        _by(Instruction, "payment_id", payment.id)
+        .where(Instruction.__table__.c.state == "PROCESSING")
+        .where(Instruction.__table__.c.channel != "")
+    )
+    return await store.fetch(Instruction, statement, slot=payment.slot, shadow=shadow)

@@ -1,0 +1,12 @@
+"""The settings of pay_core: section ``[pay_core]``."""
+
+from __future__ import annotations
+
+from paykit.settings import Seconds, ServiceSettings
+
+
+class PayCoreSettings(ServiceSettings):
+    """What pay_core adds to every service's settings."""
+
+    channel_result_due_s: Seconds = 15.0  # when to ask for a channel result that no event has brought
+    channel_result_due_max_s: Seconds = 3600.0  # the longest pause between two such questions
