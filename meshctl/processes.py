@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from paykit.errors import ConfigurationError
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_BYTES = 2000
 
+_PORTS = range(10_000, 32_000)
 # Debian keeps servers outside an ordinary user's PATH.
 _SERVER_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _pause = Event()
@@ -93,21 +95,31 @@ def require_program(package: str, *names: str) -> str:
     return found
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(preferred: int = 0) -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now: ``preferred`` if it is one."""
+    return free_ports([preferred])[0]
 
 
-def free_ports(count: int) -> list[int]:
-    """``count`` different TCP ports of 127.0.0.1 that nobody listens on now."""
+def free_ports(preferred: Sequence[int]) -> list[int]:
+    """A different TCP port of 127.0.0.1 for each of ``preferred``: that one if nobody listens on it, else any.
+
+    They lie below those that systems give to outgoing connections, so that a server finds its port free again when
+    it is started again.
+    """
     with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+        ports = []
+        for wish in preferred:
+            for port in (*([wish] if wish else []), *random.sample(_PORTS, 100)):
+                probe = stack.enter_context(socket.socket())
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                ports.append(port)
+                break
+            else:
+                raise ConfigurationError(f"no free TCP port between {_PORTS[0]} and {_PORTS[-1]}")
+        return ports
 
 
 def start_process(

@@ -6,13 +6,13 @@ folder is used. A folder keeps its data, so a server started on it again has wha
 
 from __future__ import annotations
 
+import abc
 import os
 import secrets
 import socket
 import subprocess
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import pymysql
 from sqlalchemy import URL, create_engine, make_url
@@ -22,7 +22,6 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 from meshctl.processes import (
     ProcessFailed,
     ProcessRecord,
-    find_program,
     free_port,
     require_program,
     start_process,
@@ -45,63 +44,81 @@ GRANT ALL PRIVILEGES ON *.* TO '{user}'@'127.0.0.1';
 """
 
 
-class Server(Protocol):
-    """A server that this program starts and stops."""
+class Server(abc.ABC):
+    """A server that this program starts and stops, with its data and its log under ``directory``.
 
-    record: ProcessRecord | None
+    ``port`` 0 picks a free one, kept for later starts. ``tied`` ends it with the thread that started it, however that
+    ends. ``name`` is for logs and for people. ``record`` is the process, where it runs.
+    """
+
+    def __init__(self, directory: Path, port: int = 0, *, tied: bool = True, name: str = "") -> None:
+        self.directory = directory.resolve()
+        self.port = port
+        self.name = name or self.directory.name
+        self.log = self.directory / "server.log"
+        self.record: ProcessRecord | None = None
+        self._tied = tied
 
     def start(self) -> None:
         """Starts it and waits until it takes connections; ProcessFailed with the end of its log where it does not."""
-        ...
-
-    def stop(self) -> None:
-        """Stops it and waits until it has; nothing where it does not run."""
-        ...
-
-    def kill(self) -> None:
-        """Ends it at once, as a crash would."""
-        ...
-
-
-class MariaDbServer:
-    """One MariaDB server with its data under ``directory``, durable and READ COMMITTED as the shards demand it.
-
-    ``port`` 0 picks a free one, kept for later starts. ``tied`` ends it with the process that started it.
-    ``buffer_pool_mb``: InnoDB's buffer pool, mebibytes.
-    """
-
-    def __init__(
-        self, directory: Path, port: int = 0, *, buffer_pool_mb: int = 256, tied: bool = True, name: str = "mariadb"
-    ) -> None:
-        self.directory = directory.resolve()
-        self.port = port
-        self.name = name
-        self.record: ProcessRecord | None = None
-        self.log = self.directory / "server.log"
-        self._buffer_pool_mb = buffer_pool_mb
-        self._tied = tied
-        self._password = ""
-
-    def start(self) -> None:
-        """Makes the data folder where there is none, starts the server and waits until it takes connections."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._password = _password_in(self.directory)
-        data = self.directory / "data"
-        if not data.exists():
-            _initialise(data, self.directory / "init.log")
-        self.record, self.port = _start_on_a_port(self._launch, self.port)
+        self._prepare()
+        attempts = 1 if self.port else START_ATTEMPTS
+        for attempt in range(1, attempts + 1):
+            port = self.port or free_port()
+            try:
+                self.record = self._launch(port)
+            except ProcessFailed:
+                if attempt == attempts:
+                    raise
+            else:
+                self.port = port
+                return
 
     def stop(self) -> None:
-        """Stops it cleanly: InnoDB writes what it holds."""
+        """Stops it cleanly and waits until it has ended; nothing where it does not run."""
         if self.record is not None:
             self.record.stop(STOP_GRACE_S)
             self.record = None
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """Ends it at once, as a crash would; nothing where it does not run."""
         if self.record is not None:
             self.record.kill()
             self.record = None
+
+    def _launch(self, port: int) -> ProcessRecord:
+        record = start_process(self.name, self._command(port), self.log, tied=self._tied)
+        try:
+            wait_until(lambda: self._answers(port), record, self.log, START_TIMEOUT_S)
+        except BaseException:
+            record.kill()
+            raise
+        return record
+
+    def _prepare(self) -> None:  # noqa: B027 - most servers need nothing
+        """Makes what the first start needs."""
+
+    @abc.abstractmethod
+    def _command(self, port: int) -> list[str]:
+        """The program and its arguments."""
+
+    @abc.abstractmethod
+    def _answers(self, port: int) -> bool:
+        """Whether this very server takes connections on ``port``."""
+
+
+class MariaDbServer(Server):
+    """One MariaDB server, durable and READ COMMITTED as the shards demand it.
+
+    ``buffer_pool_mb``: InnoDB's buffer pool, mebibytes.
+    """
+
+    def __init__(
+        self, directory: Path, port: int = 0, *, tied: bool = True, name: str = "", buffer_pool_mb: int = 256
+    ) -> None:
+        super().__init__(directory, port, tied=tied, name=name)
+        self._buffer_pool_mb = buffer_pool_mb
 
     def url(self, database: str = "") -> str:
         """The SQLAlchemy URL of ``database``, or of the server."""
@@ -113,11 +130,20 @@ class MariaDbServer:
         """Makes the database ``name`` where it does not exist; its URL."""
         return create_database(self.url(), name)
 
-    def _launch(self, port: int) -> ProcessRecord:
+    @cached_property
+    def _password(self) -> str:
+        return _password_in(self.directory)
+
+    def _prepare(self) -> None:
+        data = self.directory / "data"
+        if not data.exists():
+            _initialise(data, self.directory / "init.log")
+
+    def _command(self, port: int) -> list[str]:
         script = self.directory / "user.sql"
         script.touch(mode=0o600)
         script.write_text(_USER_SCRIPT.format(user=USER, password=self._password))
-        command = [
+        return [
             require_program(MARIADB_PACKAGE, "mariadbd", "mysqld"),
             "--no-defaults",
             f"--datadir={self.directory / 'data'}",
@@ -136,11 +162,8 @@ class MariaDbServer:
             "--log-warnings=1",
             *_as_current_user(),
         ]
-        record = start_process(self.name, command, self.log, tied=self._tied)
-        _wait_or_kill(lambda: self._accepts_connections(port), record, self.log)
-        return record
 
-    def _accepts_connections(self, port: int) -> bool:
+    def _answers(self, port: int) -> bool:
         try:
             # Only our own server knows the password: another program on the port is never taken for it.
             pymysql.connect(
@@ -151,51 +174,35 @@ class MariaDbServer:
         return True
 
 
-class NatsServer:
-    """One NATS server with JetStream, its store under ``directory``. ``port`` and ``tied`` as for MariaDbServer."""
-
-    def __init__(self, directory: Path, port: int = 0, *, tied: bool = True, name: str = "nats") -> None:
-        self.directory = directory.resolve()
-        self.port = port
-        self.name = name
-        self.record: ProcessRecord | None = None
-        self.log = self.directory / "server.log"
-        self._tied = tied
+class NatsServer(Server):
+    """One NATS server with JetStream."""
 
     @property
     def url(self) -> str:
         """nats://host:port."""
         return f"nats://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Starts the server and waits until it takes connections."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.record, self.port = _start_on_a_port(self._launch, self.port)
-
-    def stop(self) -> None:
-        """Stops it: it takes leave of its clients first."""
-        if self.record is not None:
-            self.record.stop(STOP_GRACE_S)
-            self.record = None
-
-    def kill(self) -> None:
-        """Ends it at once, as a crash would."""
-        if self.record is not None:
-            self.record.kill()
-            self.record = None
-
-    def _launch(self, port: int) -> ProcessRecord:
-        command = [
+    def _command(self, port: int) -> list[str]:
+        return [
             require_program(NATS_PACKAGE, "nats-server"),
             "--jetstream",
             f"--store_dir={self.directory / 'store'}",
             "--addr=127.0.0.1",
             f"--port={port}",
-            f"--server_name={self.name}-{port}",
+            f"--server_name={self._server_name(port)}",
         ]
-        record = start_process(self.name, command, self.log, tied=self._tied)
-        _wait_or_kill(lambda: _greets(port, f"{self.name}-{port}"), record, self.log)
-        return record
+
+    def _answers(self, port: int) -> bool:
+        # It speaks first, with a line that names it: another program on the port is never taken for it.
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+                connection.settimeout(2)
+                return f'"server_name":"{self._server_name(port)}"'.encode() in connection.recv(4096)
+        except OSError:
+            return False
+
+    def _server_name(self, port: int) -> str:
+        return f"{self.name}-{os.getpid()}-{port}"
 
 
 def create_database(server_url: str, name: str) -> str:
@@ -207,12 +214,6 @@ def create_database(server_url: str, name: str) -> str:
 def drop_database(server_url: str, name: str) -> None:
     """Removes the database ``name`` and all in it; nothing where it does not exist."""
     _execute(server_url, DropSchema(name, if_exists=True))
-
-
-def missing_packages() -> list[str]:
-    """The Debian packages whose programs are not installed here."""
-    programs = {MARIADB_PACKAGE: ("mariadbd", "mysqld"), NATS_PACKAGE: ("nats-server",)}
-    return [package for package, names in programs.items() if find_program(*names) is None]
 
 
 def _execute(server_url: str, statement: CreateSchema | DropSchema) -> None:
@@ -253,33 +254,3 @@ def _initialise(data: Path, log: Path) -> None:
 def _as_current_user() -> list[str]:
     # The server refuses to run as root unless it is told that this is meant.
     return ["--user=root"] if os.geteuid() == 0 else []
-
-
-def _start_on_a_port(launch: Callable[[int], ProcessRecord], port: int) -> tuple[ProcessRecord, int]:
-    attempts = 1 if port else START_ATTEMPTS
-    for attempt in range(1, attempts + 1):
-        chosen = port or free_port()
-        try:
-            return launch(chosen), chosen
-        except ProcessFailed:
-            if attempt == attempts:
-                raise
-    raise AssertionError("at least one attempt is made")
-
-
-def _wait_or_kill(ready: Callable[[], bool], record: ProcessRecord, log: Path) -> None:
-    try:
-        wait_until(ready, record, log, START_TIMEOUT_S)
-    except BaseException:
-        record.kill()
-        raise
-
-
-def _greets(port: int, server_name: str) -> bool:
-    """Whether our NATS server is there: it speaks first, with a line that names it."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-            connection.settimeout(2)
-            return f'"server_name":"{server_name}"'.encode() in connection.recv(4096)
-    except OSError:
-        return False

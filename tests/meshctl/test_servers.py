@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from meshctl.processes import ProcessFailed, ProcessRecord, free_ports, start_process, wait_until
+from meshctl.processes import ProcessFailed, ProcessRecord, free_port, free_ports, start_process, wait_until
 from meshctl.servers import MariaDbServer, NatsServer, drop_database
 from paykit.errors import ConfigurationError
 from tests.conftest import MakeDatabases
@@ -122,5 +122,8 @@ def test_a_pid_that_belongs_to_another_program_now_is_left_alone() -> None:
     assert bystander.returncode == 0
 
 
-def test_free_ports_are_different_ones() -> None:
-    assert len(set(free_ports(50))) == 50
+def test_free_ports_are_different_ones_and_the_preferred_where_it_is_free() -> None:
+    wish = free_port()
+    ports = free_ports([wish, wish, *[0] * 50])
+    assert ports[0] == wish
+    assert len(set(ports)) == 52

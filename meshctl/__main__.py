@@ -1,0 +1,5 @@
+"""``python -m meshctl``: the same as the console script ``meshctl``."""
+
+from meshctl.cli import main
+
+main()

@@ -1,0 +1,126 @@
+"""The commands of ``meshctl``. Each lives in a module of its own, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meshctl.processes import ProcessFailed
+from paykit.errors import ConfigurationError
+
+STACK_DIRECTORY = Path("var/stack")
+DEMO_DIRECTORY = Path("var/demo")
+
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+
+app = typer.Typer(
+    name="meshctl",
+    help="Runs, watches and checks a paymesh system.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(help="The settings file; left out: the stack's, else the last demo's.", show_default=False),
+]
+RequiredConfig = Annotated[Path, typer.Option(help="The settings file.", show_default=False)]
+StackDirectory = Annotated[Path, typer.Option("--dir", help="Where the stack keeps its settings, logs and data.")]
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Option("--dir", help="Where the demo keeps its databases; emptied first.")] = (
+        DEMO_DIRECTORY
+    ),
+    config: Annotated[
+        Path | None, typer.Option(help="Run against the system of this settings file instead.", show_default=False)
+    ] = None,
+) -> None:
+    """Run orders through the whole system, print their timelines and check every invariant."""
+    from meshctl import demo as command
+
+    raise typer.Exit(command.run(directory, config))
+
+
+@app.command()
+def trace(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Any id, or a biz_id.")],
+    config: Config = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Look in the shadow databases.")] = False,
+) -> None:
+    """Print one merged timeline of an order over all services."""
+    from meshctl import trace as command
+
+    raise typer.Exit(command.run(id_, _found(config), shadow))
+
+
+@app.command()
+def check(config: Config = None) -> None:
+    """Check every invariant over all shards and the provider's book; exit 1 on a violation."""
+    from meshctl import check as command
+
+    raise typer.Exit(command.run(_found(config)))
+
+
+@app.command()
+def up(directory: StackDirectory = STACK_DIRECTORY) -> None:
+    """Start the full stack: two MariaDB servers, NATS, the sandbox provider, each service its own process."""
+    from meshctl import stack as command
+
+    stack = command.Stack(directory, preferred_ports=True, say=typer.echo)
+    stack.up()
+    typer.echo("\n".join(["", *command.hints(stack)]))
+
+
+@app.command()
+def down(directory: StackDirectory = STACK_DIRECTORY) -> None:
+    """Stop what `up` started. Its data stays."""
+    from meshctl import stack as command
+
+    if not command.Stack(directory, say=typer.echo).down():
+        typer.echo(f"nothing runs in {directory}")
+
+
+@app.command()
+def migrate(config: RequiredConfig) -> None:
+    """Bring the schema of every shard, live and shadow, up to date."""
+    from meshctl import migrate as command
+
+    command.run(config, typer.echo)
+
+
+@app.command()
+def serve(
+    service: Annotated[str, typer.Argument(help="trade_core, pay_core, channel_gateway, recon or sandbox.")],
+    config: RequiredConfig,
+) -> None:
+    """Run one service in this process until SIGTERM, then drain."""
+    from meshctl import serve as command
+
+    command.run(service, config)
+
+
+def main() -> None:
+    """Runs a command. Exit code 2 where the configuration is wrong, 1 where something else failed."""
+    try:
+        app()
+    except ConfigurationError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIGURATION)
+    except ProcessFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+
+
+def _found(config: Path | None) -> Path:
+    candidates = [directory / "paymesh.toml" for directory in (STACK_DIRECTORY, DEMO_DIRECTORY)]
+    found = config or next((path for path in candidates if path.exists()), None)
+    if found is None:
+        raise ConfigurationError("no settings file: name one with --config, or run meshctl up or meshctl demo first")
+    return found
