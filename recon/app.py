@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paykit.clock import Clock
 from paykit.events.bus import Bus
-from paykit.events.timer import Timer
+from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
 from paymesh.recon.v1 import recon_service_pb2_grpc
@@ -19,7 +19,7 @@ from recon.tables import Break, Match
 
 def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
     """The service, not yet started."""
-    service = Service("recon", settings, common, bus, clock)
+    service = Service("recon", settings, common, bus=bus, clock=clock)
     rules = settings.rules()
     expiry = Expiry(service.store, Peers(service.channels, settings.ask), rules)
     gauges = Gauges(service.store, settings.gauge_interval_s)

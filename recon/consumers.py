@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from paykit.context import BusinessContext
 from paykit.events.bus import Rejected
-from paykit.events.consumer import Consumer
+from paykit.events.consumers import Consumer
 from paykit.store.command import Origin
 from paymesh.event.v1 import events_pb2
 from recon import facts
@@ -16,7 +16,7 @@ from recon.commands import TakeFacts, TakeMismatch
 from recon.matching import Fact
 from recon.rules import Rules
 
-CONSUMER = "recon"
+CONSUMER = "matcher"
 MISMATCH_FOUND = "channel.mismatch_found"
 
 

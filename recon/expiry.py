@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paykit.context import unpack
+from paykit.context import current
 from paykit.store.command import Origin
 from paykit.store.store import Store
 from recon.commands import ApplyAnswer
@@ -20,7 +20,7 @@ class Expiry:
         self._rules = rules
 
     async def fire(self, match: Match) -> None:
-        """Asks, outside any transaction, and applies the answer."""
-        context = unpack(match.context)
+        """Asks, outside any transaction, and applies the answer. Runs under the context that the match stores."""
+        context = current()
         answer = await self._peers.ask(match, context)
         await self._store.run(ApplyAnswer(Origin.timer(context), match, answer, self._rules))

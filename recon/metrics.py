@@ -15,6 +15,7 @@ _UNMATCHED = telemetry.gauge("recon_unmatched", "Matches whose silent side is st
 _AGE = telemetry.gauge("recon_unmatched_age_seconds", "Age of the oldest of them", ("mode", "kind"))
 _BREAKS = telemetry.gauge("recon_open_breaks", "Breaks in state OPEN", ("mode", "type", "currency"))
 _AT_RISK = telemetry.gauge("recon_at_risk_minor", "Money at risk in open breaks", ("mode", "type", "currency"))
+ALL = (_UNMATCHED, _AGE, _BREAKS, _AT_RISK)
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ class Gauges:
             (mode, await summary.unmatched(self._store, mode), await summary.open_breaks(self._store, mode))
             for mode in self._store.modes()
         ]
-        for gauge in (_UNMATCHED, _AGE, _BREAKS, _AT_RISK):
+        for gauge in ALL:
             gauge.clear()
         for mode, waiting, breaks in found:
             for item in waiting:

@@ -61,17 +61,17 @@ async def opened(shards: dict[str, ShardSettings], clock: Clock) -> AsyncIterato
 class CardPayment:
     """One payment by card to a payee on the same slot, as each service reports it."""
 
-    def __init__(self, amount_minor: int = 500, *, shadow: bool = False) -> None:
+    def __init__(self, amount_minor: int = 500, *, shadow: bool = False, slot: int = SLOT) -> None:
         self.amount = money_pb2.Money(currency_code="EUR", amount_minor=amount_minor)
-        self.context = BusinessContext(biz_id=mint("biz"), shadow=shadow, caller="test")
-        self.payment_id = mint("pay")
-        self.attempt_id = mint("att")
-        self.trade_id = mint("trd")
-        self.collect_id = mint("ins")
-        self.disburse_id = mint("ins")
-        self.payee_id = owner_on(SLOT)
+        self.context = BusinessContext(biz_id=mint("biz", slot), shadow=shadow, caller="test")
+        self.payment_id = mint("pay", slot)
+        self.attempt_id = mint("att", slot)
+        self.trade_id = mint("trd", slot)
+        self.collect_id = mint("ins", slot)
+        self.disburse_id = mint("ins", slot)
+        self.payee_id = owner_on(slot)
 
-    def trade(self, state: trade_pb2.TradeState = trade_pb2.TRADE_STATE_PAID) -> trade_pb2.Trade:
+    def trade(self, state: trade_pb2.TradeState.ValueType = trade_pb2.TRADE_STATE_PAID) -> trade_pb2.Trade:
         """As trade_core has it."""
         is_paid = state == trade_pb2.TRADE_STATE_PAID
         attempt = trade_pb2.PayAttempt(
@@ -82,7 +82,9 @@ class CardPayment:
         )
         return trade_pb2.Trade(trade_id=self.trade_id, state=state, amount=self.amount, attempts=[attempt])
 
-    def payment(self, state: payment_pb2.PaymentState = payment_pb2.PAYMENT_STATE_SUCCEEDED) -> payment_pb2.Payment:
+    def payment(
+        self, state: payment_pb2.PaymentState.ValueType = payment_pb2.PAYMENT_STATE_SUCCEEDED
+    ) -> payment_pb2.Payment:
         """As pay_core has it; the instructions have not begun where it is PROCESSING."""
         of_instruction = {
             payment_pb2.PAYMENT_STATE_SUCCEEDED: payment_pb2.INSTRUCTION_STATE_SUCCEEDED,
@@ -116,7 +118,7 @@ class CardPayment:
         return payment
 
     def order(
-        self, state: channel_order_pb2.ChannelOrderState = channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED
+        self, state: channel_order_pb2.ChannelOrderState.ValueType = channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED
     ) -> channel_order_pb2.ChannelOrder:
         """As channel_gateway has it."""
         return channel_order_pb2.ChannelOrder(
@@ -127,7 +129,7 @@ class CardPayment:
             state=state,
         )
 
-    def journal(self, leg: events_pb2.BookingLeg = events_pb2.BOOKING_LEG_LOCAL) -> events_pb2.JournalEvent:
+    def journal(self, leg: events_pb2.BookingLeg.ValueType = events_pb2.BOOKING_LEG_LOCAL) -> events_pb2.JournalEvent:
         """The journal that books both instructions, as pay_core announces it; ``leg`` is the payee's."""
         amount_minor = self.amount.amount_minor
         return events_pb2.JournalEvent(
