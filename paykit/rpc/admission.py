@@ -20,7 +20,7 @@ from paykit import context as contexts
 from paykit.clock import Clock
 from paykit.context import BusinessContext
 from paykit.errors import FailedPrecondition, FieldViolation, InvalidArgument, PermissionDenied
-from paykit.ids import is_id, slot_of
+from paykit.ids import slot_of
 from paykit.rpc.methods import Method
 from paymesh.common.v1 import context_pb2
 
@@ -90,15 +90,14 @@ def item_context(call: Call, item: Any) -> BusinessContext:
 
 
 def _own_context(call: Call, own: context_pb2.BusinessContext) -> BusinessContext:
-    if not is_id(own.biz_id, "biz"):
+    context = contexts.from_proto(own, caller=call.caller, deadline_ms=call.deadline_ms)
+    if context is None:
         raise InvalidArgument([FieldViolation("context.biz_id", "not a business id")])
     # They go on as metadata, which carries nothing else; from metadata they come checked by gRPC.
-    for field in ("biz_code", "request_id", "traceparent"):
-        text = getattr(own, field)
-        if not (text.isascii() and text.isprintable()):
-            raise InvalidArgument([FieldViolation(f"context.{field}", "must be printable ASCII")])
-    context = contexts.from_proto(own, caller=call.caller, deadline_ms=call.deadline_ms)
-    assert context is not None  # its biz_id was checked above
+    texts = {"biz_code": own.biz_code, "request_id": own.request_id, "traceparent": own.traceparent}
+    wrong = [field for field, text in texts.items() if not (text.isascii() and text.isprintable())]
+    if wrong:
+        raise InvalidArgument([FieldViolation(f"context.{field}", "must be printable ASCII") for field in wrong])
     if call.metadata.get(contexts.SHADOW) == "1" and not context.shadow:
         return msgspec.structs.replace(context, shadow=True)
     return context

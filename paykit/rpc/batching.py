@@ -161,7 +161,8 @@ class BatchCaller:
                 _fail(item, error)
         finally:
             for item in batch:  # the channel was closed, or this task cancelled: nobody may be left waiting
-                _fail(item, Unavailable(f"{self.method}: the call was given up"))
+                if not item.answer.done():
+                    _fail(item, Unavailable(f"{self.method}: the call was given up"))
 
     def _compose(self, batch: list[_Waiting]) -> tuple[Message, list[_Waiting]]:
         """The Batch message, and the calls that are in it: one that cannot be parsed fails alone."""

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from paykit.errors import FieldViolation, InvalidArgument
 from paykit.ids import ID_LENGTH, is_id
@@ -86,8 +85,8 @@ class Fields:
             self.fail(field, f"an id of another kind: {value[:3]}_…, where {kinds} is wanted")
         return value
 
-    def enum(self, field: str, value: int, enum: EnumTypeWrapper, allowed: Collection[int] = ()) -> int:
-        """A number of the proto enum ``enum`` other than 0, and one of ``allowed`` where that is given."""
+    def enum(self, field: str, value: int, enum: Any, allowed: Collection[int] = ()) -> int:
+        """A number of the generated ``enum`` (``trade_pb2.Scene``), not 0, of ``allowed`` where that is given."""
         if value == 0:
             self.fail(field, "required")
         elif value not in enum.values():

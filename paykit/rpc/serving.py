@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -29,7 +29,7 @@ SECONDS = telemetry.histogram("rpc_seconds", "Time from a call's arrival to its 
 IN_FLIGHT = telemetry.gauge("rpc_in_flight", "Calls being served")
 
 _log = structlog.get_logger(__name__)
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Tracker:
