@@ -55,17 +55,19 @@ def trace(
     shadow: Annotated[bool, typer.Option("--shadow", help="Look in the shadow databases.")] = False,
 ) -> None:
     """Print one merged timeline of an order over all services."""
+    path = _found(config)
     from meshctl import trace as command
 
-    raise typer.Exit(command.run(id_, _found(config), shadow))
+    raise typer.Exit(command.run(id_, path, shadow))
 
 
 @app.command()
 def check(config: Config = None) -> None:
     """Check every invariant over all shards and the provider's book; exit 1 on a violation."""
+    path = _found(config)
     from meshctl import check as command
 
-    raise typer.Exit(command.run(_found(config)))
+    raise typer.Exit(command.run(path))
 
 
 @app.command()

@@ -9,16 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
-import structlog
-
 from meshctl.settings import MeshSettings, load_mesh
 from paykit import logging
 from paykit.clock import Clock, SystemClock
 from paykit.events.bus import Bus, open_bus
 from paykit.rpc import loop
 from paykit.service import Service
-
-log = structlog.get_logger(__name__)
+from paykit.telemetry import MetricsEndpoint
 
 SANDBOX = "sandbox"
 
@@ -45,17 +42,18 @@ async def _serve(name: str, settings: MeshSettings) -> None:
     running = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(number, stop.set)
+    metrics_listen = settings.service(name).metrics_listen
+    metrics = MetricsEndpoint(metrics_listen) if metrics_listen is not None else None
     bus = open_bus(settings.bus)
     await bus.start()
     try:
         service = build(name, settings, bus, SystemClock())
+        await service.start()
         try:
-            await service.start()
-            log.info("service_started", service=name, listen=settings.service(name).listen)
             await stop.wait()
-            log.info("service_stopping", service=name)
         finally:
             await service.stop()
     finally:
         await bus.stop()
-    log.info("service_stopped", service=name)
+        if metrics is not None:
+            metrics.close()

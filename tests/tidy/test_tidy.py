@@ -70,7 +70,7 @@ def swallowed_errors(source: str) -> Iterator[str]:
             kind = ast.unparse(node.type) if node.type else "everything"
             if kind in ("Exception", "BaseException", "everything"):
                 yield f"{node.lineno} except {kind}: pass"
-        if isinstance(node, ast.Call) and re.search(r"\bsuppress\((Base)?Exception\)", ast.unparse(node)):
+        if isinstance(node, ast.Call) and re.fullmatch(r"(\w+\.)?suppress\((Base)?Exception\)", ast.unparse(node)):
             yield f"{node.lineno} {ast.unparse(node)}"
 
 
