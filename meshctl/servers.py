@@ -244,7 +244,13 @@ def _initialise(data: Path, log: Path) -> None:
     ]
     with log.open("wb") as output:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, timeout=INIT_TIMEOUT_S
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=INIT_TIMEOUT_S,
+            # Two that run at once stumble over each other's temporary tables in a shared folder.
+            env={**os.environ, "TMPDIR": str(data.parent)},
         )
     if done.returncode != 0:
         raise ProcessFailed(f"mariadb-install-db failed:\n{log.read_text(errors='replace')}")

@@ -44,7 +44,8 @@ def upgrade(connection: Connection, package: str) -> None:
             environment.run_migrations()
 
 
-def _set_epoch(connection: Connection, service: str, shard: str, mode: str, epoch: int) -> None:
+def set_epoch(connection: Connection, service: str, shard: str, mode: str, epoch: int) -> None:
+    """Names the database (service, shard, mode) and moves it to ``epoch``; ConfigurationError where it is another's."""
     table = ShardEpoch.__table__
     found = connection.execute(select(table)).first()
     if found is None:
@@ -74,7 +75,7 @@ async def migrate(service: str, shards: Mapping[str, ShardSettings], epoch: int)
                     for chain in (_SYSTEM_CHAIN, service):
                         await connection.run_sync(upgrade, chain)
                         await connection.commit()
-                    await connection.run_sync(_set_epoch, service, name, mode, epoch)
+                    await connection.run_sync(set_epoch, service, name, mode, epoch)
                     await connection.commit()
             except DBAPIError as error:
                 raise ConfigurationError(f"database {engines.address} cannot be migrated: {error.orig}") from error

@@ -1,4 +1,4 @@
-"""A small service of one table, to test the store with: purses that hold coins."""
+"""A small service of one kind of record, to test the store with: purses that hold coins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paykit import context as business_context
 from paykit.errors import FailedPrecondition, NotFound
 from paykit.ids import slot_of
 from paykit.store.command import Command, Origin, Rows, Work
-from paykit.store.row import Code, Key, Minor, Name, Row, key, mapped
+from paykit.store.row import Code, Id, Key, Minor, Name, Row, key, mapped
 
 metadata = MetaData()
 
@@ -30,15 +30,22 @@ class Purse(Row, frozen=True, kw_only=True):
 class CoinMove(Row, frozen=True, kw_only=True):
     """A line in a purse's book."""
 
-    purse_id: Name
+    purse_id: Id
     coins: Minor
 
 
-def origin(owner: str, request_id: str, *, body: str = "", caller: str = "tester", deadline_ms: int | None = None) -> Origin:
+def origin(
+    owner: str,
+    request_id: str,
+    body: str,
+    *,
+    caller: str = "tester",
+    deadline_ms: int | None = None,
+    shadow: bool = False,
+) -> Origin:
     """The origin of a request."""
-    context = business_context.mint(slot_of(owner), 1_700_000_000_000, caller=caller, request_id=request_id)
-    if deadline_ms is not None:
-        context = business_context.BusinessContext(biz_id=context.biz_id, caller=caller, deadline_ms=deadline_ms)
+    minted = business_context.mint(slot_of(owner), 1_700_000_000_000, shadow=shadow, caller=caller)
+    context = replace(minted, deadline_ms=deadline_ms)
     return Origin.rpc(context, "Test", owner, request_id, StringValue(value=body))
 
 
@@ -47,8 +54,8 @@ class OpenPurse(Command[Purse]):
 
     result_type = Purse
 
-    def __init__(self, owner: str, coins: int, request_id: str) -> None:
-        super().__init__(slot_of(owner), origin(owner, request_id, body=str(coins)))
+    def __init__(self, owner: str, coins: int, request_id: str = "open", *, shadow: bool = False) -> None:
+        super().__init__(slot_of(owner), origin(owner, request_id, str(coins), shadow=shadow))
         self.owner, self.coins = owner, coins
 
     def reads(self, rows: Rows) -> Iterable[Key]:
@@ -57,19 +64,19 @@ class OpenPurse(Command[Purse]):
     def decide(self, work: Work) -> Purse:
         if work.get(Purse, self.owner, "owner_id") is not None:
             raise FailedPrecondition(f"{self.owner} has a purse", reason="HAS_PURSE")
-        purse = Purse(
-            id=work.new_id("pur"), slot=self.slot, owner_id=self.owner, state="OPEN", coins=self.coins
-        )
+        purse = Purse(id=work.new_id("pur"), slot=self.slot, owner_id=self.owner, state="OPEN", coins=self.coins)
         return work.insert(purse)
 
 
 class MoveCoins(Command[Purse]):
-    """Adds coins to a purse, or takes some; never below zero. Sends a message."""
+    """Adds coins to a purse, or takes some; never below zero. Says so in an event."""
 
     result_type = Purse
 
-    def __init__(self, owner: str, coins: int, request_id: str, *, deadline_ms: int | None = None) -> None:
-        super().__init__(slot_of(owner), origin(owner, request_id, body=str(coins), deadline_ms=deadline_ms))
+    def __init__(
+        self, owner: str, coins: int, request_id: str, *, caller: str = "tester", deadline_ms: int | None = None
+    ) -> None:
+        super().__init__(slot_of(owner), origin(owner, request_id, str(coins), caller=caller, deadline_ms=deadline_ms))
         self.owner, self.coins = owner, coins
 
     def reads(self, rows: Rows) -> Iterable[Key]:
@@ -82,10 +89,10 @@ class MoveCoins(Command[Purse]):
         purse = work.get(Purse, self.owner, "owner_id")
         if purse is None:
             raise NotFound(f"{self.owner} has no purse")
+        # Written before it is looked at, so that a refusal has something to undo.
         work.publish("purse.moved", StringValue(value=str(self.coins)))
         work.insert(CoinMove(id=work.new_id("mov"), slot=self.slot, purse_id=purse.id, coins=self.coins))
-        moves = work.many(CoinMove, "purse_id", purse.id)
-        assert sum(move.coins for move in moves) <= purse.coins + self.coins
+        assert work.many(CoinMove, "purse_id", purse.id)
         purse = work.update(replace(purse, coins=purse.coins + self.coins), note=f"{self.coins:+d}")
         if purse.coins < 0:
             raise FailedPrecondition("not enough coins", reason="INSUFFICIENT_FUNDS", subject=purse.id)

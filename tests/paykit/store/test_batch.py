@@ -1,0 +1,86 @@
+"""A batch in memory: whatever its commands do or refuse, it is as if the accepted ones had run one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from paykit.errors import FailedPrecondition
+from paykit.store.batch import Batch
+from paykit.store.command import Command, Rows, Work
+from paykit.store.row import Key, Row, key
+from paykit.store.system import CommandRecord
+from tests.paykit.store.purse import CoinMove, Purse, origin
+
+
+class Shuffle(Command[None]):
+    """Adds to some purses by turns, making those that are not there, and refuses at the end when told to."""
+
+    def __init__(self, number: int, steps: list[tuple[int, int]], refuse: bool) -> None:
+        super().__init__(0, origin("ann", f"r{number}", ""))
+        self.steps, self.refuse = steps, refuse
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        for purse, _ in self.steps:
+            yield key(Purse, f"p{purse}")
+            yield key(CoinMove, f"p{purse}", "purse_id")
+
+    def decide(self, work: Work) -> None:
+        for number, coins in self.steps:
+            id_ = f"p{number}"
+            purse = work.get(Purse, id_)
+            if purse is None:
+                work.insert(Purse(id=id_, slot=0, owner_id=id_, state="OPEN", coins=coins))
+            else:
+                work.update(replace(purse, coins=purse.coins + coins))
+            work.insert(CoinMove(id=work.new_id("mov"), slot=0, purse_id=id_, coins=coins))
+        if self.refuse:
+            raise FailedPrecondition("refused")
+
+
+def load(batch: Batch, stored: dict[str, Row]) -> None:
+    """Loads what the commands of ``batch`` may read from ``stored``, as the executor would."""
+    for row_type, column in ((Purse, "id"), (CoinMove, "purse_id"), (CommandRecord, "id")):
+        values = [f"p{i}" for i in range(5)] if row_type is not CommandRecord else []
+        rows = [row for row in stored.values() if isinstance(row, row_type) and getattr(row, column) in values]
+        batch.table(row_type).add_loaded(column, values, rows)
+
+
+steps = st.lists(st.tuples(st.integers(0, 4), st.integers(-9, 9)), max_size=4)
+
+
+@given(st.lists(st.tuples(steps, st.booleans()), max_size=12), st.integers(0, 5))
+def test_leaves_what_the_accepted_commands_would_leave_one_after_another(
+    plan: list[tuple[list[tuple[int, int]], bool]], first_batch: int
+) -> None:
+    stored: dict[str, Row] = {}
+    expected: dict[str, int] = {}
+    moves = 0
+    commands = [Shuffle(number, steps, refuse) for number, (steps, refuse) in enumerate(plan)]
+    for part in (commands[:first_batch], commands[first_batch:]):
+        batch = Batch(1_700_000_000_000, 5_000)
+        load(batch, stored)
+        for command in part:
+            try:
+                batch.decide(command)
+            except FailedPrecondition:
+                continue
+            for number, coins in command.steps:
+                expected[f"p{number}"] = expected.get(f"p{number}", 0) + coins
+                moves += 1
+        for _, rows in batch.inserts():
+            assert not {row.id for row in rows} & stored.keys()
+            stored.update({row.id: row for row in rows})
+        for _, changes in batch.updates():
+            for before, after in changes:
+                assert stored[before.id] is before
+                stored[after.id] = after
+    purses = {row.id: row for row in stored.values() if isinstance(row, Purse)}
+    assert {id_: purse.coins for id_, purse in purses.items()} == expected
+    assert sum(isinstance(row, CoinMove) for row in stored.values()) == moves
+    for id_, purse in purses.items():
+        lines = sum(isinstance(row, CoinMove) and row.purse_id == id_ for row in stored.values())
+        assert purse.version == lines
