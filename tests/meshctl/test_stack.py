@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from meshctl.layout import MODES, SHARDS
+from meshctl.processes import ProcessFailed
 from meshctl.settings import SERVICES
 from meshctl.stack import APPLICATIONS, MARIADB_SERVERS, NATS, Stack, is_serving, running_stack
 from paykit.errors import ConfigurationError
@@ -93,7 +94,9 @@ def test_down_stops_exactly_what_up_started_and_a_later_up_finds_its_data(stack:
     assert set(another.down()) == set(records)
     assert not any(psutil.pid_exists(record.pid) for record in records.values())
     assert another.down() == []
-    another.up()
-    assert another.config.read_text() == settings
-    assert set(another.running()) == set(records)
-    another.down()
+    try:
+        another.up()
+        assert another.config.read_text() == settings
+        assert set(another.running()) == set(records)
+    finally:
+        another.down()
