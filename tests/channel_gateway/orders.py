@@ -61,6 +61,4 @@ def make_order(**changes: Any) -> ChannelOrder:
 def make_sending(**changes: Any) -> ChannelOrder:
     """An order whose call to the provider is under way since NOW_MS."""
     due_at_ms = NOW_MS + POLICY.sending_ms
-    return make_order(
-        **({"state": "SENDING", "send_count": 1, "sent_at_ms": NOW_MS, "due_at_ms": due_at_ms} | changes)
-    )
+    return make_order(**({"state": "SENDING", "send_count": 1, "sent_at_ms": NOW_MS, "due_at_ms": due_at_ms} | changes))

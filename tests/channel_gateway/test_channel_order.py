@@ -29,6 +29,7 @@ from channel_gateway.tables import ChannelOrder
 from paymesh.channel.v1 import channel_order_pb2
 from tests.channel_gateway.orders import NOW_MS, POLICY, make_order, make_sending
 
+_STATES, _KINDS = channel_order_pb2.ChannelOrderState, channel_order_pb2.ChannelOrderKind
 R, S = ResultStatus, ChannelOrderState
 SUCCEEDED = ProviderResult(status=R.SUCCEEDED, provider_reference="ref-1", amount_minor=1_000, currency="EUR")
 PENDING = ProviderResult(status=R.PENDING, provider_reference="ref-1", amount_minor=1_000, currency="EUR")
@@ -60,8 +61,8 @@ def test_every_state_is_reachable_and_only_the_outcomes_are_terminal() -> None:
 
 
 def test_states_and_kinds_have_the_names_of_the_protocol() -> None:
-    states = {name.removeprefix("CHANNEL_ORDER_STATE_") for name in channel_order_pb2.ChannelOrderState.keys()}
-    kinds = {name.removeprefix("CHANNEL_ORDER_KIND_") for name in channel_order_pb2.ChannelOrderKind.keys()}
+    states = {name.removeprefix("CHANNEL_ORDER_STATE_") for name in _STATES.keys()}  # noqa: SIM118
+    kinds = {name.removeprefix("CHANNEL_ORDER_KIND_") for name in _KINDS.keys()}  # noqa: SIM118
     assert states - {"UNSPECIFIED"} == {state.value for state in ChannelOrderState}
     assert kinds - {"UNSPECIFIED"} == {kind.value for kind in ChannelOrderKind}
 
@@ -108,9 +109,7 @@ def test_a_terminal_order_never_changes(state: str, result: ProviderResult, sour
     assert bool(outcome.mismatch) == ((state, result.status) in contradicts)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"amount_minor": 1_001}, {"currency": "USD"}, {"provider_reference": "another"}]
-)
+@pytest.mark.parametrize("changes", [{"amount_minor": 1_001}, {"currency": "USD"}, {"provider_reference": "another"}])
 @pytest.mark.parametrize("source", [Source.REPLY, Source.NOTIFICATION])
 def test_a_wrong_amount_currency_or_reference_changes_nothing_and_is_a_mismatch(
     changes: dict[str, object], source: Source

@@ -167,7 +167,9 @@ async def test_refunds_stop_at_the_charge(provider: Provider, process: ProviderP
     assert sum(given_back) == 900
 
 
-async def test_shadow_is_told_apart_by_its_key(provider: Provider, receiver: Receiver, process: ProviderProcess) -> None:
+async def test_shadow_is_told_apart_by_its_key(
+    provider: Provider, receiver: Receiver, process: ProviderProcess
+) -> None:
     _, answer = await provider.charge("shadow-1", "tok_notify_only", key=SHADOW_KEY)
     assert answer["livemode"] is False
     header, body = await asyncio.wait_for(receiver.received.get(), 10)

@@ -1,0 +1,44 @@
+"""Puts the channel gateway together."""
+
+from __future__ import annotations
+
+from channel_gateway.api import ChannelService
+from channel_gateway.channels import ChannelSet
+from channel_gateway.contexts import OrderContexts
+from channel_gateway.notifications import NotificationEndpoint
+from channel_gateway.settings import ChannelGatewaySettings
+from channel_gateway.tables import ChannelOrder, Notification
+from channel_gateway.worker import Dispatcher
+from paykit.clock import Clock
+from paykit.events.bus import Bus
+from paykit.events.timers import Timer
+from paykit.service import Service
+from paykit.settings import CommonSettings
+from paymesh.channel.v1 import channel_service_pb2_grpc
+
+NAME = "channel_gateway"
+
+
+def build(settings: ChannelGatewaySettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
+    """The service, not started. ConfigurationError where a secret cannot be read."""
+    service = Service(NAME, settings, common, bus=bus, clock=clock)
+    channels = ChannelSet(settings.channels)
+    contexts = OrderContexts(service.store)
+    dispatcher = Dispatcher(service.store, channels, contexts)
+    endpoint = NotificationEndpoint(
+        settings.notification_listen, settings.notifications_in_flight_max, service.store, channels, contexts
+    )
+    service.add_servicer(
+        channel_service_pb2_grpc.add_ChannelServiceServicer_to_server,
+        ChannelService(service.store, channels, dispatcher),
+    )
+    service.add_timer(Timer("channel_order_due", ChannelOrder, dispatcher.take_due))
+    service.add_lookup("chn", ChannelOrder)
+    service.add_lookup("ntf", Notification)
+    service.add_lookup("ins", ChannelOrder, "instruction_id")
+    service.add_lookup("pay", ChannelOrder, "payment_id")
+    service.add_lookup("", ChannelOrder, "provider_reference")
+    service.add_background(dispatcher.start, dispatcher.stop)
+    # Results are taken in as soon as they can be stored, whether or not anything is being sent.
+    service.add_background(endpoint.start, endpoint.stop)
+    return service
