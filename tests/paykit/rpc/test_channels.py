@@ -14,11 +14,12 @@ from paykit.context import BusinessContext, current, use
 from paykit.errors import ConfigurationError, DeadlineExceeded, NotFound, Unavailable
 from paykit.rpc.calling import timeout_for
 from paykit.rpc.channels import Channels
+from paykit.rpc.server import Server
 from paykit.store.guard import transaction_open
 from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc
 from paymesh.trade.v1 import trade_service_pb2, trade_service_pb2_grpc
 from tests.paykit.rpc.conftest import Mesh
-from tests.paykit.rpc.servicers import answer
+from tests.paykit.rpc.servicers import Pay, answer
 
 NOBODY = "127.0.0.1:1"
 
@@ -189,3 +190,24 @@ async def test_cancelling_the_caller_cancels_the_call(mesh: Mesh, stub: Any, con
     with pytest.raises(asyncio.CancelledError):
         await calling
     await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_calls_are_spread_over_all_addresses_and_go_on_when_one_server_stops(context: BusinessContext) -> None:
+    servers, servicers = [Server("127.0.0.1:0") for _ in range(2)], [Pay() for _ in range(2)]  # type: ignore[abstract]
+    for server, pay in zip(servers, servicers, strict=True):
+        server.add(pay_service_pb2_grpc.add_PayServiceServicer_to_server, pay)
+    ports = [await server.start() for server in servers]
+    channels = Channels({"pay_core": "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)})
+    stub = pay_service_pb2_grpc.PayServiceStub(channels.get("pay_core"))
+    with use(context):
+        # One connection may come up later than the other: until both take calls.
+        for _ in range(500):
+            await stub.Transfer(pay_service_pb2.TransferRequest())
+            if all(pay.contexts for pay in servicers):
+                break
+        assert all(pay.contexts for pay in servicers)
+        await servers[0].stop(grace_s=1)
+        for _ in range(20):
+            await stub.Transfer(pay_service_pb2.TransferRequest())
+    await channels.close(grace_s=1)
+    await servers[1].stop(grace_s=1)

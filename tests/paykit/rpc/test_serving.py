@@ -210,3 +210,11 @@ async def test_calls_are_counted_by_method_and_code(mesh: Mesh, context: Busines
     with pytest.raises(grpc.aio.AioRpcError):
         await transfer(mesh, context)
     assert counted._value.get() == before + 1
+
+
+async def test_a_request_id_that_metadata_cannot_carry_is_not_taken_into_the_context(mesh: Mesh) -> None:
+    stub = trade_service_pb2_grpc.TradeServiceStub(mesh.bare)
+    await stub.CreateTrade(trade_service_pb2.CreateTradeRequest(request_id="a\nb"), metadata=[("x-request-id", "edge")])
+    (seen,) = mesh.trade.contexts
+    assert seen is not None
+    assert seen.request_id == "edge"
