@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -13,7 +14,7 @@ from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
 from recon import matching
 from recon.answers import Answer, Verdict
-from recon.matching import BREAK, BreakState, BreakType, CloseReason, Fact, MatchState
+from recon.matching import BREAK, BreakState, BreakType, CloseReason, Fact, MatchKind, MatchState
 from recon.rules import Rules
 from recon.tables import Break, Match
 from recon.views import break_to_event, describe
@@ -71,12 +72,33 @@ class TakeMismatch(TakeFacts):
         assert match is not None
         known = None if match.mismatch_break_id is None else work.get(Break, match.mismatch_break_id)
         if known is not None and known.state == BreakState.OPEN:
-            if self.evidence not in known.evidence:
-                evidence = f"{known.evidence}\n{self.evidence}"[:_EVIDENCE_MAX]
-                work.update(replace(known, evidence=evidence), parent_id=match.payment_id, note="contradicted again")
+            _add_evidence(work, known, self.evidence)
             return
-        opened = _open(work, match, BreakType.NOTIFICATION_MISMATCH, self.risk, self.evidence, self.rules)
+        opened = _open(work, _about(match), BreakType.NOTIFICATION_MISMATCH, self.risk, self.evidence, self.rules)
         work.update(replace(match, mismatch_break_id=opened.id), audit=False)
+
+
+class TakeOrphan(Command[None]):
+    """A provider speaks of an order that does not exist: a break of its own, for there is no match it could be of."""
+
+    def __init__(self, origin: Origin, channel_order_id: str, rules: Rules, evidence: str) -> None:
+        """ValueError where ``channel_order_id`` is no id."""
+        super().__init__(slot_in(channel_order_id), origin)
+        self.match_key = matching.match_key(MatchKind.PAY_CHANNEL, channel_order_id)
+        self.rules = rules
+        self.evidence = evidence[:_EVIDENCE_MAX]
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(Break, self.match_key, "match_key")
+
+    def decide(self, work: Work) -> None:
+        # Without a parent row to lock, two processes may open one each: two are better than none.
+        for known in work.many(Break, "match_key", self.match_key):
+            if known.state == BreakState.OPEN:
+                _add_evidence(work, known, self.evidence)
+                return
+        about = _About(self.slot, work.context.biz_id, MatchKind.PAY_CHANNEL, self.match_key, "")
+        _open(work, about, BreakType.NOTIFICATION_MISMATCH, (0, ""), self.evidence, self.rules)
 
 
 class ApplyAnswer(Command[None]):
@@ -185,7 +207,7 @@ def _follow(work: Work, before: Match, match: Match, evidence: str, rules: Rules
             _close(work, standing, _CLOSE_REASON[MatchState(match.state)].value)
     if wrong is None:
         return match
-    opened = _open(work, match, wrong, matching.at_risk(match), evidence, rules)
+    opened = _open(work, _about(match), wrong, matching.at_risk(match), evidence, rules)
     return replace(match, break_id=opened.id)
 
 
@@ -196,17 +218,29 @@ _CLOSE_REASON = {
 }
 
 
-def _open(work: Work, match: Match, wrong: BreakType, risk: tuple[int, str], evidence: str, rules: Rules) -> Break:
+class _About(NamedTuple):
+    slot: int
+    biz_id: str
+    kind: str
+    match_key: str
+    payment_id: str
+
+
+def _about(match: Match) -> _About:
+    return _About(match.slot, match.biz_id, match.kind, match.match_key, match.payment_id)
+
+
+def _open(work: Work, about: _About, wrong: BreakType, risk: tuple[int, str], evidence: str, rules: Rules) -> Break:
     amount_minor, currency = risk
     opened = work.insert(
         Break(
             id=work.new_id("brk"),
-            slot=match.slot,
-            biz_id=match.biz_id,
+            slot=about.slot,
+            biz_id=about.biz_id,
             type=wrong.value,
             state=BREAK.initial.value,
-            kind=match.kind,
-            match_key=match.match_key,
+            kind=about.kind,
+            match_key=about.match_key,
             amount_minor=amount_minor,
             currency=currency,
             owner=rules.owners[wrong],
@@ -215,11 +249,17 @@ def _open(work: Work, match: Match, wrong: BreakType, risk: tuple[int, str], evi
             opened_at_ms=work.now_ms,
             closed_at_ms=None,
         ),
-        parent_id=match.payment_id,
-        note=f"{match.kind} {wrong}",
+        parent_id=about.payment_id,
+        note=f"{about.kind} {wrong}",
     )
     work.publish(BREAK_OPENED, break_to_event(opened))
     return opened
+
+
+def _add_evidence(work: Work, known: Break, evidence: str) -> None:
+    if evidence not in known.evidence:
+        added = f"{known.evidence}\n{evidence}"[:_EVIDENCE_MAX]
+        work.update(replace(known, evidence=added), note="contradicted again")
 
 
 def _close(work: Work, found: Break, reason: str) -> Break:

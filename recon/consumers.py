@@ -12,7 +12,7 @@ from paykit.events.consumers import Consumer
 from paykit.store.command import Origin
 from paymesh.event.v1 import events_pb2
 from recon import facts
-from recon.commands import TakeFacts, TakeMismatch
+from recon.commands import TakeFacts, TakeMismatch, TakeOrphan
 from recon.matching import Fact
 from recon.rules import Rules
 
@@ -54,7 +54,9 @@ SUBJECTS = (*FACTS, MISMATCH_FOUND)
 def consumer(rules: Rules) -> Consumer:
     """The one consumer of recon. An event that cannot be read, or names ids of no form, is a dead letter at once."""
 
-    def to_command(context: BusinessContext, message_id: str, subject: str, body: bytes) -> TakeFacts | None:
+    def to_command(
+        context: BusinessContext, message_id: str, subject: str, body: bytes
+    ) -> TakeFacts | TakeOrphan | None:
         try:
             if subject == MISMATCH_FOUND:
                 return _mismatch(context, message_id, body, rules)
@@ -66,9 +68,11 @@ def consumer(rules: Rules) -> Consumer:
     return Consumer(CONSUMER, SUBJECTS, to_command)
 
 
-def _mismatch(context: BusinessContext, message_id: str, body: bytes, rules: Rules) -> TakeMismatch:
+def _mismatch(context: BusinessContext, message_id: str, body: bytes, rules: Rules) -> TakeMismatch | TakeOrphan:
     event = events_pb2.ChannelMismatchEvent.FromString(body)
     order = event.channel_order
     origin = Origin.event(context, CONSUMER, message_id)
+    if not order.instruction_id:  # the provider names an order that channel_gateway does not have
+        return TakeOrphan(origin, order.channel_order_id, rules, event.evidence)
     risk = (order.amount.amount_minor, order.amount.currency_code)
     return TakeMismatch(origin, facts.of_channel_order(order), rules, risk, event.evidence)

@@ -18,7 +18,7 @@ from paymesh.recon.v1 import recon_service_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon import facts
 from recon.answers import Answer, Verdict
-from recon.commands import ApplyAnswer, CloseBreak, TakeMismatch
+from recon.commands import ApplyAnswer, CloseBreak, TakeMismatch, TakeOrphan
 from recon.matching import BreakState, BreakType, CloseReason, MatchKind, MatchState
 from recon.tables import Match
 from tests.conftest import MakeShards
@@ -282,6 +282,16 @@ async def test_a_contradiction_of_a_provider_is_one_break_beside_the_match(store
     assert (await waiting(store, MatchKind.PAY_CHANNEL, payment.collect_id)).state == MatchState.MATCHED
     (found,) = await breaks_in(store)
     assert found.state == BreakState.OPEN, "it is closed by a person"
+
+
+async def test_an_order_that_only_a_provider_knows_is_a_break(store: Store) -> None:
+    payment, order_id = CardPayment(), mint("chn")
+    for evidence in ("says it did", "says it did again"):
+        origin = Origin.event(payment.context, "recon", mint("msg"))
+        await store.run(TakeOrphan(origin, order_id, rules(), evidence))
+    (found,) = await breaks_in(store)
+    assert (found.type, found.match_key) == (BreakType.NOTIFICATION_MISMATCH, f"PAY_CHANNEL/{order_id}")
+    assert found.evidence == "says it did\nsays it did again"
 
 
 def close(payment: CardPayment, break_id: str, reason: str, request_id: str = "r1") -> CloseBreak:
