@@ -73,15 +73,16 @@ class BatchCaller:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         form = batch_form_of(method)
-        raw = channel.raw if isinstance(channel, MeshChannel) else channel
+        mesh = channel if isinstance(channel, MeshChannel) else MeshChannel(channel)
         self.method = method
         self._request_type: Any = form.request_type
         # The items carry the contexts; the message itself belongs to none of them, so it goes on the bare channel.
-        self._call: Any = raw.unary_unary(
+        self._call: Any = mesh.raw.unary_unary(
             form.path,
             request_serializer=form.request_type.SerializeToString,
             response_deserializer=form.response_type.FromString,
         )
+        self._clock = mesh.clock
         self._max_items = max_items
         self._max_in_flight = in_flight
         self._max_waiting = max_waiting
@@ -98,7 +99,7 @@ class BatchCaller:
         Unavailable or DeadlineExceeded where no answer came, which says nothing about what was done.
         """
         assert_outside_transaction()
-        timeout_s = timeout_for(context, timeout_s)
+        timeout_s = timeout_for(context, timeout_s, self._clock)
         if self._is_closed:
             raise Unavailable(f"{self.method}: the channel is closed")
         if len(self._waiting) >= self._max_waiting:

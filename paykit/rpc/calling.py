@@ -7,13 +7,13 @@ not gRPC's does not pass through them.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
+from paykit.clock import Clock, SystemClock
 from paykit.context import BusinessContext, current_or_none, to_metadata
 from paykit.errors import DeadlineExceeded, Unavailable
 from paykit.rpc.errors import from_rpc_error
@@ -30,16 +30,16 @@ Metadata = Sequence[tuple[str, str]]
 
 
 def timeout_for(
-    context: BusinessContext | None, timeout_s: float | None, default_s: float = DEFAULT_TIMEOUT_S
+    context: BusinessContext | None, timeout_s: float | None, clock: Clock, default_s: float = DEFAULT_TIMEOUT_S
 ) -> float:
     """Seconds a call may take: what is asked for, or the default, but never beyond the context's deadline.
 
-    DeadlineExceeded where nothing is left.
+    ``clock`` is the one the deadline was set by. DeadlineExceeded where nothing is left.
     """
     wanted_s = default_s if timeout_s is None else timeout_s
     if context is None or context.deadline_ms is None:
         return wanted_s
-    remaining_s = (context.deadline_ms / 1000 - time.time()) * DEADLINE_SHARE - DEADLINE_MARGIN_S
+    remaining_s = (context.deadline_ms - clock.now_ms()) / 1000 * DEADLINE_SHARE - DEADLINE_MARGIN_S
     if remaining_s <= 0:
         raise DeadlineExceeded("the caller's deadline leaves no time for a call to another service")
     return min(wanted_s, remaining_s)
@@ -55,8 +55,9 @@ class MeshChannel(grpc.aio.Channel):
     A stub's call gives an awaitable (or an async iterator), not a ``grpc.aio.Call``. ``raw`` is the channel inside.
     """
 
-    def __init__(self, raw: grpc.aio.Channel) -> None:
+    def __init__(self, raw: grpc.aio.Channel, clock: Clock | None = None) -> None:
         self.raw = raw
+        self.clock = clock or SystemClock()
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A callable ``(request, *, timeout=None, metadata=()) -> response``."""
@@ -65,7 +66,7 @@ class MeshChannel(grpc.aio.Channel):
         async def invoke(request: Any, *, timeout: float | None = None, metadata: Metadata = ()) -> Any:
             assert_outside_transaction()
             context = current_or_none()
-            timeout_s = timeout_for(context, timeout)
+            timeout_s = timeout_for(context, timeout, self.clock)
             call = make_call(request, timeout=timeout_s, metadata=_metadata(context, metadata))
             try:
                 return await call
@@ -84,7 +85,7 @@ class MeshChannel(grpc.aio.Channel):
         def invoke(request: Any, *, timeout: float | None = None, metadata: Metadata = ()) -> AsyncIterator[Any]:
             assert_outside_transaction()
             context = current_or_none()
-            timeout_s = timeout_for(context, timeout, DEFAULT_STREAM_TIMEOUT_S)
+            timeout_s = timeout_for(context, timeout, self.clock, DEFAULT_STREAM_TIMEOUT_S)
             return _responses(make_call(request, timeout=timeout_s, metadata=_metadata(context, metadata)), method)
 
         return invoke

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from paykit.clock import Clock
 from paykit.errors import ConfigurationError, Unavailable
 from paykit.rpc.batching import BatchCaller
 from paykit.rpc.calling import MeshChannel
@@ -50,10 +51,14 @@ _OPTIONS = [
 class Channels:
     """Channels by service name. ``addresses`` maps the name to host:port (a DNS name with several hosts is balanced).
 
-    Create it inside the running event loop; channels open on first use.
+    Create it inside the running event loop; channels open on first use. ``clock`` is the service's own: the deadlines
+    of its contexts are told by it.
     """
 
-    def __init__(self, addresses: Mapping[str, str], tls: TlsSettings | None = None) -> None:
+    def __init__(
+        self, addresses: Mapping[str, str], tls: TlsSettings | None = None, *, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock
         self._addresses = dict(addresses)
         self._credentials = None if tls is None else channel_credentials(tls)
         self._channels: dict[str, MeshChannel] = {}
@@ -70,7 +75,7 @@ class Channels:
         """The channel to ``service``, for its generated stubs."""
         channel = self._channels.get(service)
         if channel is None:
-            channel = self._channels[service] = MeshChannel(self._open(self.address(service)))
+            channel = self._channels[service] = MeshChannel(self._open(self.address(service)), self._clock)
         return channel
 
     def _open(self, address: str) -> grpc.aio.Channel:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from paykit.clock import SystemClock
+from paykit.clock import ManualClock, SystemClock
 from paykit.context import BusinessContext, current, use
 from paykit.errors import ConfigurationError, DeadlineExceeded, NotFound, Unavailable
 from paykit.rpc.calling import timeout_for
@@ -19,7 +19,7 @@ from paykit.store.guard import transaction_open
 from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc
 from paymesh.trade.v1 import trade_service_pb2, trade_service_pb2_grpc
 from tests.paykit.rpc.conftest import Mesh
-from tests.paykit.rpc.servicers import Pay, answer
+from tests.paykit.rpc.servicers import TRANSFER, Pay, answer
 
 NOBODY = "127.0.0.1:1"
 
@@ -65,13 +65,29 @@ async def test_a_call_has_a_deadline_even_where_nobody_set_one(mesh: Mesh, stub:
 
 
 def test_a_timeout_never_goes_beyond_the_contexts_deadline(context: BusinessContext) -> None:
-    near = msgspec.structs.replace(context, deadline_ms=SystemClock().now_ms() + 1_000)
-    assert timeout_for(context, 7.0) == 7.0
-    assert timeout_for(near, 0.2) == 0.2
-    assert timeout_for(near, 7.0) < 1.0
-    past = msgspec.structs.replace(context, deadline_ms=SystemClock().now_ms())
+    clock = ManualClock()
+    near = msgspec.structs.replace(context, deadline_ms=clock.now_ms() + 1_000)
+    assert timeout_for(context, 7.0, clock) == 7.0
+    assert timeout_for(near, 0.2, clock) == 0.2
+    assert 0.8 < timeout_for(near, 7.0, clock) < 1.0
+    clock.advance(1_000)
     with pytest.raises(DeadlineExceeded):
-        timeout_for(past, None)
+        timeout_for(near, None, clock)
+
+
+async def test_a_service_on_a_clock_of_its_own_reckons_its_deadlines_by_it(
+    mesh: Mesh, context: BusinessContext
+) -> None:
+    clock = ManualClock()
+    channels = Channels({"pay_core": mesh.address}, clock=clock)
+    bounded = msgspec.structs.replace(context, deadline_ms=clock.now_ms() + 5_000)
+    with use(bounded):
+        await pay_service_pb2_grpc.PayServiceStub(channels.get("pay_core")).Transfer(pay_service_pb2.TransferRequest())
+    await channels.batch("pay_core", TRANSFER)(pay_service_pb2.TransferRequest(), bounded)
+    clock.advance(5_000)
+    with pytest.raises(DeadlineExceeded):
+        await channels.batch("pay_core", TRANSFER)(pay_service_pb2.TransferRequest(), bounded)
+    await channels.close(grace_s=1)
 
 
 async def test_an_error_of_the_callee_is_raised_as_itself(mesh: Mesh, stub: Any, context: BusinessContext) -> None:
