@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -41,7 +41,7 @@ class TableRows:
         seen = known.get(column)
         return sorted(values if seen is None else values - seen.keys())
 
-    def add_loaded(self, column: str, values: list[str], rows: list[Row]) -> None:
+    def add_loaded(self, column: str, values: list[str], rows: Sequence[Row]) -> None:
         """Takes what a look-up found; values without a row are known to have none."""
         is_unique = column in self.row_type.__unique__
         if is_unique:

@@ -142,9 +142,7 @@ async def test_makes_a_bug_in_a_decision_its_own_failure(store: Store) -> None:
             super().decide(work)
             raise ZeroDivisionError
 
-    outcomes = await asyncio.gather(
-        store.run(OpenPurse("ann", 1)), store.run(Buggy("bob", 1)), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(store.run(OpenPurse("ann", 1)), store.run(Buggy("bob", 1)), return_exceptions=True)
     assert isinstance(outcomes[0], Purse)
     assert isinstance(outcomes[1], ZeroDivisionError)
     assert await count(store, Purse) == 1

@@ -29,8 +29,8 @@ def differences(connection: Connection, service: str) -> list[Any]:
         connection,
         opts={
             "compare_type": True,
-            "include_object": lambda _object, name, kind, _reflected, _compared: not (
-                kind == "table" and name.startswith("schema_version_")
+            "include_object": lambda _object, name, kind, _reflected, _compared: (
+                not (kind == "table" and name.startswith("schema_version_"))
             ),
         },
     )
