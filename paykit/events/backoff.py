@@ -29,3 +29,8 @@ def is_transient(error: Exception) -> bool:
 def is_definite(error: Exception) -> bool:
     """Whether a callee has refused for good. INTERNAL is no refusal: the callee does not know what it did."""
     return isinstance(error, MeshError) and not is_transient(error) and error.code != "INTERNAL"
+
+
+def is_worth_a_line(attempt: int) -> bool:
+    """Whether this attempt's failure is logged: the 1st, 2nd, 4th, 8th … An outage must not drown the log."""
+    return attempt & (attempt - 1) == 0

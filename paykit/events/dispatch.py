@@ -9,7 +9,7 @@ import structlog
 
 from paykit.errors import MeshError
 from paykit.events import metrics
-from paykit.events.backoff import delay_s, is_transient
+from paykit.events.backoff import delay_s, is_transient, is_worth_a_line
 from paykit.events.bus import GiveUp, Handle, Rejected
 from paykit.events.message import MESSAGE_ID, Delivery, Message, Subscription
 
@@ -54,16 +54,17 @@ class Dispatcher:
         self._redelivered.inc()
         retry_after_ms = error.retry_after_ms if isinstance(error, MeshError) else None
         wait_s = delay_s(delivery.attempt, subscription.backoff_s, subscription.backoff_max_s, retry_after_ms)
-        _log.warning(
-            "delivery_failed",
-            consumer=subscription.consumer,
-            message_id=delivery.message.id,
-            subject=delivery.message.subject,
-            attempt=delivery.attempt,
-            retry_s=round(wait_s, 3),
-            error_type=type(error).__name__,
-            exc_info=None if isinstance(error, (MeshError, TimeoutError)) else error,
-        )
+        if is_worth_a_line(delivery.attempt):
+            _log.warning(
+                "delivery_failed",
+                consumer=subscription.consumer,
+                message_id=delivery.message.id,
+                subject=delivery.message.subject,
+                attempt=delivery.attempt,
+                retry_s=round(wait_s, 3),
+                error_type=type(error).__name__,
+                exc_info=None if isinstance(error, (MeshError, TimeoutError)) else error,
+            )
         return wait_s
 
     async def _bury(self, delivery: Delivery, error: Exception) -> float | None:

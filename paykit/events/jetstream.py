@@ -130,9 +130,7 @@ class JetStreamBus:
         return None
 
     async def _send(self, message: Message) -> None:
-        await self._js.publish(
-            message.subject, message.body, timeout=self._publish_timeout_s, headers=message.headers
-        )
+        await self._js.publish(message.subject, message.body, timeout=self._publish_timeout_s, headers=message.headers)
 
     async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
         """One durable per filter: the 2.9 server has no consumer with several."""

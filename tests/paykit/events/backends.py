@@ -1,19 +1,16 @@
-"""Buses to test: the embedded one on a file, and JetStream on a private server of each test's own."""
+"""Buses to test: the embedded one on a file, and JetStream on a server of each test's own, which it may break."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import shutil
-import socket
 from pathlib import Path
 from typing import Protocol
 
 import nats
-import pytest
-from nats.js.errors import NotFoundError
 
+from meshctl.servers import NatsServer
+from paykit.context import MODES
 from paykit.events.bus import Bus
 from paykit.events.embedded import EmbeddedBus
 from paykit.events.embedded_log import FILE_NAME
@@ -60,48 +57,21 @@ class EmbeddedBackend:
             await self._bus.stop()
 
 
-class NatsServer:
-    """A private nats-server with JetStream on a free port."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self.url = f"nats://127.0.0.1:{self.port}"
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            "nats-server", "-js", "-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.folder),
-            stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        async with asyncio.timeout(10):
-            while True:
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                    writer.close()
-                    return
-                await asyncio.sleep(0.02)
-
-    async def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-            self._process = None
-
-
 class JetStreamBackend:
-    """JetStream on a private server, or on the one PAYMESH_TEST_NATS_URL names, whose streams are deleted."""
+    """JetStream on a private server of the test's own."""
 
-    def __init__(self, server: NatsServer | None, url: str) -> None:
+    def __init__(self, server: NatsServer) -> None:
         self.server = server
-        self.url = url
         self._buses: list[Bus] = []
 
-    async def open(self) -> Bus:
+    async def open(self) -> JetStreamBus:
         bus = JetStreamBus(
-            self.url, stop_grace_s=0.2, heartbeat_s=0.5, publish_timeout_s=1.0, start_timeout_s=5.0, ack_wait_s=3.0
+            self.server.url,
+            stop_grace_s=0.2,
+            heartbeat_s=0.5,
+            publish_timeout_s=1.0,
+            start_timeout_s=5.0,
+            ack_wait_s=3.0,
         )
         await bus.start()
         self._buses.append(bus)
@@ -112,40 +82,18 @@ class JetStreamBackend:
         await bus.stop()
 
     async def lose_store(self) -> None:
-        if self.server is None:
-            await self.delete_streams()
-            return
-        await self.server.kill()
-        shutil.rmtree(self.server.folder)
-        await self.server.start()
+        self.server.kill()
+        shutil.rmtree(self.server.directory / "store")
+        self.server.start()
 
     async def delete_streams(self) -> None:
-        client = await nats.connect(self.url)
-        for mode in ("live", "shadow"):
-            with contextlib.suppress(NotFoundError):
-                await client.jetstream().delete_stream(stream_of(mode))
+        client = await nats.connect(self.server.url)
+        for mode in MODES:
+            await client.jetstream().delete_stream(stream_of(mode))
         await client.close()
 
     async def go_away(self) -> None:
-        if self.server is None:
-            pytest.skip("the server PAYMESH_TEST_NATS_URL names is not ours to stop")
-        await self.server.kill()
+        self.server.kill()
 
     async def clean_up(self) -> None:
         await asyncio.gather(*(bus.stop() for bus in self._buses))
-        if self.server is not None:
-            await self.server.kill()
-
-
-async def open_jetstream(folder: Path) -> JetStreamBackend:
-    """A backend on a private server where there is a binary, else on the server of the environment, else a skip."""
-    if shutil.which("nats-server"):
-        server = NatsServer(folder)
-        await server.start()
-        return JetStreamBackend(server, server.url)
-    url = os.environ.get("PAYMESH_TEST_NATS_URL")
-    if url is None:
-        pytest.skip("nats-server is not on PATH and PAYMESH_TEST_NATS_URL is not set")
-    backend = JetStreamBackend(None, url)
-    await backend.delete_streams()
-    return backend
