@@ -9,15 +9,13 @@ import signal
 import sys
 from pathlib import Path
 
-from meshctl.settings import MeshSettings, load_mesh
+from meshctl.settings import SANDBOX, MeshSettings, load_mesh
 from paykit import logging
 from paykit.clock import Clock, SystemClock
 from paykit.events.bus import Bus, open_bus
 from paykit.rpc import loop
 from paykit.service import Service
 from paykit.telemetry import MetricsEndpoint
-
-SANDBOX = "sandbox"
 
 
 def run(name: str, config: Path) -> None:

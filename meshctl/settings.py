@@ -14,6 +14,7 @@ from trade_core.settings import TradeCoreSettings
 
 # In the order in which they are started; each is also the name of its package and of its section.
 SERVICES = ("pay_core", "channel_gateway", "recon", "trade_core")
+SANDBOX = "sandbox"  # the provider, which is no service of ours
 
 
 class MeshSettings(CommonSettings):

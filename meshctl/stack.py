@@ -21,9 +21,8 @@ from grpc_health.v1 import health_pb2
 
 from meshctl.layout import HOST, MODES, SHARDS, Ports, configuration, write_configuration
 from meshctl.processes import ProcessFailed, ProcessRecord, log_tail, start_process, wait_until
-from meshctl.serve import SANDBOX
 from meshctl.servers import MariaDbServer, NatsServer, Server
-from meshctl.settings import SERVICES, MeshSettings, load_mesh
+from meshctl.settings import SANDBOX, SERVICES, MeshSettings, load_mesh
 from paykit.errors import ConfigurationError
 
 MARIADB_SERVERS = ("mariadb-1", "mariadb-2")  # the first holds s0 of every service, the second s1
