@@ -8,8 +8,7 @@ from typing import Any
 import structlog
 from google.protobuf.message import Message
 
-from paykit import context as business_context
-from paykit.context import BusinessContext
+from paykit.context import BusinessContext, current
 from paykit.errors import AlreadyExists, MeshError, NotFound
 from paykit.store.command import Command, Origin
 from paykit.store.store import Store
@@ -23,6 +22,7 @@ from trade_core.results import ApplyPaymentResult, AskLater, PaymentRefused
 from trade_core.tables import Trade
 from trade_core.trade import TradeState
 
+CONSUMER = "payments"
 PAYMENT_SUBJECTS = ("pay.payment_succeeded", "pay.payment_failed")
 
 GetPayment = Callable[[Any, BusinessContext], Awaitable[Any]]
@@ -47,14 +47,14 @@ class PaymentNews:
             return None
         result = payments.result_of(payment)
         assert result is not None, f"{subject} about {payment.payment_id}, which is under way"
-        return ApplyPaymentResult(Origin.event(context, "trade_core.payments", message_id), self._policy, result)
+        return ApplyPaymentResult(Origin.event(context, CONSUMER, message_id), self._policy, result)
 
     async def on_reply(self, context: BusinessContext, row: Outbox, response: Any) -> None:
         """Takes the reply to a durable call: a payment that ended within it is applied at once."""
         result = payments.result_of(response.payment)
         if result is None:
             return  # the event will tell, or the timer will ask
-        origin = Origin.event(context, "trade_core.replies", row.id)
+        origin = Origin.event(context, "replies", row.id)
         self._notifier.changed(await self._store.run(ApplyPaymentResult(origin, self._policy, result)))
 
     async def on_refused(self, context: BusinessContext, row: Outbox, error: MeshError) -> None:
@@ -63,18 +63,20 @@ class PaymentNews:
             # A payment exists under this id: nothing failed for good, and only a person can tell what went wrong.
             raise error
         request: Any = _parse(row)
-        origin = Origin.event(context, "trade_core.refusals", row.id)
+        origin = Origin.event(context, "refusals", row.id)
         command = PaymentRefused(origin, self._policy, request.source_id, error.reason)
         self._notifier.changed(await self._store.run(command))
 
     async def on_due(self, trade: Trade) -> None:
-        """Takes a trade whose due time has passed: closes it when unpaid, asks pay_core when being paid."""
-        context = business_context.unpack(trade.context)
-        with business_context.use(context):
-            if trade.state == TradeState.CREATED:
-                self._notifier.changed(await self._store.run(ExpireTrade(Origin.timer(context), trade.id)))
-            elif trade.state == TradeState.PAYING:
-                await self._ask(context, trade)
+        """Takes a trade whose due time has passed: closes it when unpaid, asks pay_core when being paid.
+
+        Runs under the context that the trade stores.
+        """
+        context = current()
+        if trade.state == TradeState.CREATED:
+            self._notifier.changed(await self._store.run(ExpireTrade(Origin.timer(context), trade.id)))
+        elif trade.state == TradeState.PAYING:
+            await self._ask(context, trade)
 
     async def _ask(self, context: BusinessContext, trade: Trade) -> None:
         payment_id = ""
