@@ -1,0 +1,192 @@
+"""Timers: rows of a real store whose due time has passed are fired, once while in flight, in their context."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from paykit import context as business
+from paykit.clock import ManualClock, SystemClock
+from paykit.errors import Unavailable
+from paykit.events.timers import Timer, TimerRunner
+from paykit.settings import TimerSettings
+from paykit.store.command import Origin
+from paykit.store.store import Store
+from tests.paykit.events.waits import BeginWait, EndWait, Wait, new_context, new_wait_id, until, waits
+
+SETTINGS = TimerSettings(interval_s=0.02, limit=10, max_concurrent=4)
+
+StartTimers = Callable[..., TimerRunner]
+
+
+@pytest.fixture
+async def start_timers(store: Store) -> AsyncIterator[StartTimers]:
+    started: list[TimerRunner] = []
+
+    def start(fire: Callable[[Wait], Awaitable[None]], clock: SystemClock | ManualClock | None = None) -> TimerRunner:
+        runner = TimerRunner(store, clock or SystemClock(), [Timer("overdue", Wait, fire)], SETTINGS)
+        runner.start()
+        started.append(runner)
+        return runner
+
+    yield start
+    for runner in started:
+        await runner.stop(0.1)
+
+
+async def begin(store: Store, due_at_ms: int | None, *, slot: int = 5, shadow: bool = False) -> str:
+    wait_id = new_wait_id(slot)
+    await store.run(BeginWait(wait_id, slot, new_context(slot, shadow=shadow), due_at_ms=due_at_ms))
+    return wait_id
+
+
+def ending(store: Store) -> Callable[[Wait], Awaitable[None]]:
+    async def fire(wait: Wait) -> None:
+        await store.run(EndWait(wait.slot, Origin.timer(business.current()), wait.id))
+
+    return fire
+
+
+async def all_have_ended(store: Store, *, shadow: bool = False) -> list[Wait]:
+    async def have() -> bool:
+        return all(wait.times_ended for wait in await waits(store, shadow=shadow))
+
+    await until(have)
+    return await waits(store, shadow=shadow)
+
+
+async def test_fires_what_is_due_on_every_shard_and_side(store: Store, start_timers: StartTimers) -> None:
+    for slot in (1, 1000):
+        await begin(store, 1, slot=slot)
+        await begin(store, 1, slot=slot, shadow=True)
+    start_timers(ending(store))
+    for shadow in (False, True):
+        for wait in await all_have_ended(store, shadow=shadow):
+            assert (wait.times_ended, wait.ended_by) == (1, "timer:overdue")
+
+
+async def test_fires_under_the_context_of_the_row(store: Store, start_timers: StartTimers) -> None:
+    await begin(store, 1)
+    contexts = []
+
+    async def fire(wait: Wait) -> None:
+        contexts.append(business.current())
+        await ending(store)(wait)
+
+    start_timers(fire)
+    (wait,) = await all_have_ended(store)
+    assert (contexts[0].biz_id, contexts[0].caller, contexts[0].deadline_ms) == (wait.biz_id, "timer:overdue", None)
+
+
+async def test_does_not_fire_before_the_time(store: Store, start_timers: StartTimers) -> None:
+    clock = ManualClock(1_000)
+    later, now = await begin(store, 2_000), await begin(store, 1_000)
+    await begin(store, None)
+    fired: list[str] = []
+
+    async def fire(wait: Wait) -> None:
+        fired.append(wait.id)
+        await ending(store)(wait)
+
+    start_timers(fire, clock)
+
+    async def has_fired() -> bool:
+        return now in fired
+
+    await until(has_fired)
+    assert fired == [now]
+    clock.advance(1_000)
+
+    async def both_have_fired() -> bool:
+        return len(fired) >= 2
+
+    await until(both_have_fired)
+    assert fired == [now, later]
+
+
+async def test_does_not_fire_a_row_again_while_it_is_in_flight(store: Store, start_timers: StartTimers) -> None:
+    wait_id, release = await begin(store, 1), asyncio.Event()
+    fired: Counter[str] = Counter()
+
+    async def fire(wait: Wait) -> None:
+        fired[wait.id] += 1
+        if wait.id == wait_id:
+            await release.wait()
+        await ending(store)(wait)
+
+    start_timers(fire)
+    for _ in range(3):  # each of these is found by a look of its own
+        other = await begin(store, 1)
+
+        async def other_has_fired(other: str = other) -> bool:
+            return fired[other] > 0
+
+        await until(other_has_fired)
+    assert fired[wait_id] == 1
+    release.set()
+    await all_have_ended(store)
+    assert set(fired.values()) == {1}
+
+
+async def test_a_row_that_fails_waits_and_does_not_hold_up_the_others(store: Store, start_timers: StartTimers) -> None:
+    clock = ManualClock(1_000_000)
+    bad = {await begin(store, 1) for _ in range(25)}  # more than a page, and first in order
+    good = [await begin(store, 2) for _ in range(25)]
+    fired: Counter[str] = Counter()
+    healed = asyncio.Event()
+
+    async def fire(wait: Wait) -> None:
+        fired[wait.id] += 1
+        if wait.id in bad and not healed.is_set():
+            raise Unavailable("the callee is away")
+        await ending(store)(wait)
+
+    start_timers(fire, clock)
+
+    async def good_have_fired() -> bool:
+        return all(fired[id_] for id_ in good)
+
+    await until(good_have_fired)
+    assert {fired[id_] for id_ in bad} == {1}
+    healed.set()
+    clock.advance(2_000)
+    assert {wait.times_ended for wait in await all_have_ended(store)} == {1}
+
+
+async def test_fires_no_more_at_once_than_it_may(store: Store, start_timers: StartTimers) -> None:
+    running = Counter[str]()
+    for _ in range(30):
+        await begin(store, 1)
+
+    async def fire(wait: Wait) -> None:
+        running["now"] += 1
+        running["most"] = max(running["most"], running["now"])
+        await ending(store)(wait)
+        running["now"] -= 1
+
+    start_timers(fire)
+    await all_have_ended(store)
+    assert running["most"] == SETTINGS.max_concurrent
+
+
+async def test_stops_after_letting_what_fires_finish(store: Store, start_timers: StartTimers) -> None:
+    await begin(store, 1)
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def fire(wait: Wait) -> None:
+        begun.set()
+        await release.wait()
+        await ending(store)(wait)
+
+    runner = start_timers(fire)
+    async with asyncio.timeout(10):
+        await begun.wait()
+    stopping = asyncio.create_task(runner.stop(10.0))
+    await asyncio.sleep(0)
+    assert not stopping.done()
+    release.set()
+    await stopping
+    assert [wait.times_ended for wait in await waits(store)] == [1]
