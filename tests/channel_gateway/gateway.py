@@ -151,7 +151,7 @@ class Gateway:
         """A SubmitChannelOrderRequest over 10.00 EUR, of a payment of its own."""
         now_ms = int(time.time() * 1000)
         instruction_id = new_id("ins", SLOT, now_ms)
-        fields = {
+        fields: dict[str, Any] = {
             "request_id": instruction_id,
             "kind": KINDS[kind],
             "channel": CHANNEL,

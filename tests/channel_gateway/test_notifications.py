@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 from sqlalchemy import select
@@ -98,10 +97,7 @@ async def test_an_unknown_channel_and_another_method_have_no_place_here(gateway:
 
 
 async def test_a_body_beyond_the_bound_is_refused(gateway: Gateway) -> None:
-    try:
-        assert await notify(gateway, b"x" * (BODY_BYTES_MAX + 1)) == 413
-    except aiohttp.ClientOSError:
-        pass  # the endpoint may close the connection while the rest is being sent
+    assert await notify(gateway, b"x" * (BODY_BYTES_MAX + 1)) == 413
 
 
 async def test_a_full_endpoint_asks_the_provider_to_come_again(tmp_path: Any, make_shards: Any) -> None:
