@@ -129,7 +129,7 @@ def to_proto(context: BusinessContext) -> context_pb2.BusinessContext:
         request_id=context.request_id,
         traceparent=context.traceparent,
         shadow=context.shadow,
-        criticality=context_pb2.Criticality.Name(context.criticality),
+        criticality=context_pb2.Criticality.ValueType(context.criticality),
     )
 
 

@@ -42,7 +42,7 @@ class Service:
     def __init__(self, name: str, settings: ServiceSettings, common: CommonSettings, *, bus: Bus, clock: Clock) -> None:
         self.name, self.settings, self.common, self.bus, self.clock = name, settings, common, bus, clock
         self.store = Store(name, settings.shards, settings.epoch, clock, settings.executor)
-        self.channels = Channels(common.addresses, common.tls)
+        self.channels = Channels(common.addresses, common.tls, clock=clock)
         self.port = 0
         self._servicers: list[tuple[Callable[[Any, Any], None], object]] = []
         self._consumers: list[Consumer] = []

@@ -317,6 +317,7 @@ def _required(work: Work, trade_id: str) -> Trade:
     trade = work.get(Trade, trade_id)
     if trade is None:
         raise domain.no_such_trade(trade_id)
+    work.adopt(trade.biz_id)
     return trade
 
 

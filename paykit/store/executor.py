@@ -188,7 +188,7 @@ class Lane:
         with transaction_open():
             async with asyncio.timeout(timeout_s):  # TimeoutError is an OSError: as if the connection were lost
                 connection = await self._connect()
-                outcome = await connection.run_sync(_prepare, batch, waiting, self.shard.epoch, self.shard.locks)
+                outcome = await connection.run_sync(prepare_batch, batch, waiting, self.shard.epoch, self.shard.locks)
             if batch.is_changed:
                 try:
                     async with asyncio.timeout(timeout_s):
@@ -267,7 +267,7 @@ class Outcome:
         self.deferred: list[Waiting] = []
 
 
-def _prepare(connection: Connection, batch: Batch, waiting: list[Waiting], epoch: int, locks: bool) -> Outcome:
+def prepare_batch(connection: Connection, batch: Batch, waiting: list[Waiting], epoch: int, locks: bool) -> Outcome:
     """Loads, decides and writes one batch; everything but the commit."""
     _check_epoch(connection, epoch, locks)
     _load(connection, batch, {Key(_RECORD, "id", w.command.origin.key) for w in waiting if w.command.origin.key}, False)

@@ -1,0 +1,1 @@
+"""Benchmarks: medians of interleaved runs on one machine, never pass or fail."""
