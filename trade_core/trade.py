@@ -100,6 +100,8 @@ def method_violations(spec: TradeTypeSpec, methods: Sequence[PayMethod]) -> list
             found.append(FieldViolation(f"pay_methods[{i}]", f"{spec.trade_type} does not take {method.tool}"))
     if sum(method.tool is Tool.BALANCE for method in methods) > 1:
         found.append(FieldViolation("pay_methods", "the balance can be given once"))
+    if sum(method.tool is not Tool.BALANCE for method in methods) > spec.outside_max:
+        found.append(FieldViolation("pay_methods", f"{spec.trade_type} takes at most {spec.outside_max} from outside"))
     if sum(method.amount_minor is None for method in methods) > 1:
         found.append(FieldViolation("pay_methods", "at most one may leave its amount out"))
     return found

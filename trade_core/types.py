@@ -58,7 +58,8 @@ class PayeeKind(StrEnum):
 class TradeTypeSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One trade type.
 
-    ``tools``: which pay methods it takes, at most ``methods_max`` at once. ``is_retryable``: after a failed attempt
+    ``tools``: which pay methods it takes, at most ``methods_max`` at once and ``outside_max`` of them outside (each is
+    a movement of its own at a provider, and all must succeed or be undone). ``is_retryable``: after a failed attempt
     the trade may be paid again (else it fails with it). ``follow_ups``: what may be made from it once PAID; a type
     that is only ever a follow-up is not ``is_creatable``.
     """
@@ -68,6 +69,7 @@ class TradeTypeSpec(msgspec.Struct, frozen=True, kw_only=True):
     payee: PayeeKind
     tools: frozenset[Tool]
     methods_max: int
+    outside_max: int = 1
     is_creatable: bool
     is_retryable: bool
     follow_ups: frozenset[TradeType] = frozenset()
@@ -189,6 +191,8 @@ def _problem(spec: TradeTypeSpec, types: Mapping[TradeType, TradeTypeSpec]) -> s
             return f"{follow_up} cannot follow: only a TRANSFER can be refunded"
     if not TIME_TO_LIVE_MS_MIN <= spec.time_to_live_ms <= TIME_TO_LIVE_MS_MAX:
         return "time_to_live_ms is out of bounds"
+    if not 0 <= spec.outside_max <= PAY_METHODS_MAX:
+        return "outside_max is out of bounds"
     if spec.attempts_max < 1 or spec.follow_ups_max < 1:
         return "bounds must be at least 1"
     return ""

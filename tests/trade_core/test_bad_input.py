@@ -139,6 +139,7 @@ METHOD_FIELDS = [
     creating(["pay_methods"], pay_methods=[card("t", amount=eur(999))]),
     creating(["pay_methods"], pay_methods=[card("t", amount=eur(1000)), BALANCE]),
     creating(["pay_methods"], pay_methods=[BALANCE, CARD]),
+    creating(["pay_methods"], pay_methods=[card("t", amount=eur(400)), card("u")]),
     creating(["pay_methods"], pay_methods=[card("t", amount=eur(200)) for _ in range(5)]),
     creating(["pay_methods[0]"], pay_methods=[trade_pb2.PayMethod(bank=trade_pb2.BankTool(bank_token="t"))]),
     creating(["pay_methods[0]"], trade_type=trade_pb2.TRADE_TYPE_TOP_UP, payee_id="", pay_methods=[BALANCE]),

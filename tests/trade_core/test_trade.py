@@ -110,10 +110,11 @@ def test_split_names_the_method_of_another_currency() -> None:
     [
         (TradeType.PURCHASE, [PayMethod(Tool.BALANCE), PayMethod(Tool.CARD, "t", 1, "EUR")], []),
         (TradeType.PURCHASE, [PayMethod(Tool.BANK, "t")], ["pay_methods[0]"]),
-        (TradeType.PURCHASE, [PayMethod(Tool.CARD, "t"), PayMethod(Tool.CARD, "u")], ["pay_methods"]),
+        (TradeType.PURCHASE, [PayMethod(Tool.CARD, "t"), PayMethod(Tool.BALANCE)], ["pay_methods"]),
+        (TradeType.PURCHASE, [PayMethod(Tool.CARD, "t", 1, "EUR"), PayMethod(Tool.CARD, "u")], ["pay_methods"]),
         (TradeType.PURCHASE, [PayMethod(Tool.BALANCE, "", 1, "EUR")] * 2, ["pay_methods"]),
         (TradeType.TOP_UP, [PayMethod(Tool.BALANCE)], ["pay_methods[0]"]),
-        (TradeType.CASH_OUT, [PayMethod(Tool.BANK, "t", 1, "EUR")] * 2, ["pay_methods"]),
+        (TradeType.CASH_OUT, [PayMethod(Tool.BANK, "t", 1, "EUR")] * 2, ["pay_methods", "pay_methods"]),
         (TradeType.PEER_TRANSFER, [PayMethod(Tool.CARD, "t")], ["pay_methods[0]"]),
     ],
 )

@@ -65,6 +65,7 @@ def test_load_names_the_channel_that_does_not_fit(channels: dict[str, str], name
         (TradeType.PURCHASE, {"follow_ups": frozenset({TradeType.TOP_UP})}),
         (TradeType.PURCHASE, {"time_to_live_ms": 0}),
         (TradeType.PURCHASE, {"attempts_max": 0}),
+        (TradeType.PURCHASE, {"outside_max": 5}),
         (TradeType.TOP_UP, {"tools": frozenset({Tool.BALANCE})}),
         (TradeType.TOP_UP, {"methods_max": 2}),
         (TradeType.TOP_UP, {"payee": PayeeKind.USER}),
