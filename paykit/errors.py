@@ -110,5 +110,11 @@ class DeadlineExceeded(MeshError):
     default_reason = "DEADLINE_EXCEEDED"
 
 
+# A callee that answers with one of these has refused for good; any other error leaves open whether it was done.
+DEFINITE_CODES = frozenset(
+    {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "PERMISSION_DENIED", "OUT_OF_RANGE"}
+)
+
+
 class ConfigurationError(Exception):
     """The configuration is wrong or names something that cannot be reached; the message says which key or address."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from paykit.errors import Aborted, DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
+from paykit.errors import DEFINITE_CODES, Aborted, DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 
 # What passes by itself: no attempt bound applies, because giving up would lose work that nothing is wrong with.
 _TRANSIENT = (Unavailable, ResourceExhausted, Aborted, DeadlineExceeded)
@@ -27,8 +27,8 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_definite(error: Exception) -> bool:
-    """Whether a callee has refused for good. INTERNAL is no refusal: the callee does not know what it did."""
-    return isinstance(error, MeshError) and not is_transient(error) and error.code != "INTERNAL"
+    """Whether a callee has refused for good. Whatever else happened (INTERNAL, CANCELLED, …) it may have done it."""
+    return isinstance(error, MeshError) and error.code in DEFINITE_CODES
 
 
 def is_worth_a_line(attempt: int) -> bool:

@@ -43,9 +43,6 @@ _NUMBER = {name: code.value[0] for name, code in _CODE.items()}
 _NAME = {number: name for name, number in _NUMBER.items()}
 
 # The callee has decided and will not decide otherwise. After anything else the outcome is open or nothing was done.
-_DEFINITE = frozenset(
-    {"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "PERMISSION_DENIED", "OUT_OF_RANGE"}
-)
 _RETRY_AFTER_MS = {"RESOURCE_EXHAUSTED": 200, "ABORTED": 50, "UNAVAILABLE": 200}
 # Codes whose text the gRPC library writes itself; of other codes a foreign text is not passed on.
 _LIBRARY_TEXT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "CANCELLED"})
@@ -59,8 +56,8 @@ def is_transient(error: BaseException) -> bool:
     An INTERNAL or a lost connection is no refusal: the callee may have done it, and only asking again will tell.
     """
     if isinstance(error, grpc.aio.AioRpcError):
-        return error.code().name not in _DEFINITE
-    return not isinstance(error, errors.MeshError) or error.code not in _DEFINITE
+        return error.code().name not in errors.DEFINITE_CODES
+    return not isinstance(error, errors.MeshError) or error.code not in errors.DEFINITE_CODES
 
 
 def to_status(error: errors.MeshError) -> status_pb2.Status:
