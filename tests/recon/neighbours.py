@@ -21,6 +21,7 @@ from paymesh.pay.v1 import (
     payment_pb2,
 )
 from paymesh.trade.v1 import trade_pb2, trade_service_pb2, trade_service_pb2_grpc
+from tests.recon.support import NOW_MS
 
 
 class Neighbours:
@@ -38,7 +39,14 @@ class Neighbours:
         """Notes a question."""
         self.asked.append((method, current().biz_id))
 
-    def book(self, owner_id: str, kind: payment_pb2.AccountKind.ValueType, payment_id: str, amount_minor: int) -> None:
+    def book(
+        self,
+        owner_id: str,
+        kind: payment_pb2.AccountKind.ValueType,
+        payment_id: str,
+        amount_minor: int,
+        post_ms: int = NOW_MS,
+    ) -> None:
         """Adds an entry to an owner's account."""
         account_id = f"acc-{owner_id}-{kind}"
         if account_id not in self.entries:
@@ -47,7 +55,7 @@ class Neighbours:
             self.accounts.setdefault(owner_id, []).append(account)
         entry = ledger_service_pb2.Entry(account_id=account_id, payment_id=payment_id)
         entry.amount.amount_minor = amount_minor
-        entry.post_time.GetCurrentTime()
+        entry.post_time.FromMilliseconds(post_ms)
         self.entries.setdefault(account_id, []).insert(0, entry)
 
 

@@ -25,7 +25,7 @@ from recon.peers import Peers
 from recon.settings import AskSettings
 from recon.tables import Match
 from tests.recon.neighbours import Neighbours, connected, serving
-from tests.recon.support import SLOT, CardPayment, breaks_in, match_of, opened, owner_on, rules
+from tests.recon.support import NOW_MS, SLOT, CardPayment, breaks_in, match_of, mint, opened, owner_on, rules
 
 USER = payment_pb2.ACCOUNT_KIND_USER
 EXTERNAL = payment_pb2.ACCOUNT_KIND_EXTERNAL
@@ -145,6 +145,7 @@ async def test_the_channel_order_of_a_succeeded_instruction_is_asked_for(
     ("state", "opened_types"),
     [
         (channel_order_pb2.CHANNEL_ORDER_STATE_UNKNOWN, [BreakType.RESULT_UNKNOWN]),
+        (channel_order_pb2.CHANNEL_ORDER_STATE_PENDING, []),
         (channel_order_pb2.CHANNEL_ORDER_STATE_FAILED, []),
         (channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, []),
     ],
@@ -242,6 +243,35 @@ async def test_more_entries_than_are_looked_through_is_no_answer(
     said = facts.of_payment(payment.payment())
     match = await expire(expiry, store, clock, payment, said, MatchKind.PAY_LEDGER, payment.disburse_id)
     assert (match.state, match.ask_count) == (MatchState.WAITING, 1)
+
+
+async def test_entries_older_than_the_payment_are_not_looked_through(
+    expiry: Expiry, store: Store, clock: ManualClock, world: Neighbours
+) -> None:
+    payment = CardPayment(500)
+    world.payments = [payment.payment()]
+    for _ in range(1_001):
+        world.book(payment.payee_id, USER, "pay_other", 1, post_ms=NOW_MS - 3_600_000)
+    said = facts.of_payment(payment.payment())
+    match = await expire(expiry, store, clock, payment, said, MatchKind.PAY_LEDGER, payment.disburse_id)
+    assert match.state == MatchState.BROKEN
+    assert [method for method, _ in world.asked].count("ListEntries") == 1
+
+
+async def test_what_was_taken_and_given_back_must_show_in_the_ledger_too(
+    expiry: Expiry, store: Store, clock: ManualClock, world: Neighbours
+) -> None:
+    payment = CardPayment(500)
+    reversed_payment = payment.payment()
+    back = reversed_payment.instructions.add()
+    back.CopyFrom(reversed_payment.instructions[1])
+    back.instruction_id = mint("ins")
+    back.action = payment_pb2.INSTRUCTION_ACTION_COLLECT
+    world.payments = [reversed_payment]
+    world.book(payment.payee_id, USER, "pay_other", 1)
+    said = facts.of_payment(reversed_payment)
+    match = await expire(expiry, store, clock, payment, said, MatchKind.PAY_LEDGER, payment.disburse_id)
+    assert match.state == MatchState.BROKEN, "a sum of zero over no entries proves nothing"
 
 
 @pytest.mark.parametrize(
