@@ -80,6 +80,7 @@ class CallLane:
         self._failures = 0  # in a row, of the kind that says the callee is away or full
         self._probes = 0  # since it was last there
         self._probe: asyncio.TimerHandle | None = None
+        self._stopping = False
         self._caller = f"reply:{call.method}"[:_CALLER_LENGTH_MAX]
         self._outcome = {
             outcome: metrics.calls_done.labels(call.method, outcome) for outcome in ("replied", "refused", "retried")
@@ -103,6 +104,7 @@ class CallLane:
 
     async def stop(self) -> None:
         """Drops all calls; their rows are still in the outbox."""
+        self._stopping = True
         self._ready.clear()
         if self._probe is not None:
             self._probe.cancel()
@@ -204,6 +206,8 @@ class CallLane:
         _log.error("call_dead_lettered", method=self._call.method, message_id=row.id, error_type=type(error).__name__)
 
     def _retry(self, item: Item, error: Exception) -> None:
+        if self._stopping:
+            return
         self._outcome["retried"].inc()
         settings = self._settings
         retry_after_ms = error.retry_after_ms if isinstance(error, MeshError) else None

@@ -31,6 +31,7 @@ _COMMIT_MAX = 1000  # messages of one commit
 _WAITING_MAX = 50_000  # messages waiting for theirs
 _DUPLICATE_WINDOW_S = 120
 _DUPLICATE_IDS_MAX = 100_000
+_POSITIONS_INTERVAL_S = 0.05
 _PRUNE_INTERVAL_S = 10.0
 _PRUNE_COUNT = 5000
 
@@ -59,6 +60,7 @@ class EmbeddedBus:
         self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
         self._stopping = False
         self._work = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
         self._ids: OrderedDict[str, float] = OrderedDict()  # what a second copy is recognised by
         self._last_seq = 0
         self._published = {mode: metrics.published.labels(mode) for mode in MODES}
@@ -86,6 +88,8 @@ class EmbeddedBus:
             return
         await asyncio.gather(*(consumer.stop(self._stop_grace_s) for consumer in self._consumers.values()))
         self._stopping = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._work.set()
         self._pruner.cancel()
         await asyncio.gather(self._writer, self._pruner, return_exceptions=True)
@@ -118,12 +122,21 @@ class EmbeddedBus:
         consumer = self._consumers.get(key)
         if consumer is None:
             floor, repeats = await self._in_thread(self._file.open_consumer, key)
-            fresh = EmbeddedConsumer(key, floor, self._last_seq, repeats, self._read, self._work.set)
+            fresh = EmbeddedConsumer(key, floor, self._last_seq, repeats, self._read, self._wake_soon)
             consumer = self._consumers.setdefault(key, fresh)
         consumer.add(dispatcher)
 
     async def _read(self, after: int, count: int) -> list[Entry]:
         return await self._in_thread(self._file.read, after, count)
+
+    def _wake_soon(self) -> None:
+        """What consumers took may be written a little later: after a crash it comes again, and their inbox knows it."""
+        if self._alarm is None and not self._stopping:
+            self._alarm = asyncio.get_running_loop().call_later(_POSITIONS_INTERVAL_S, self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._alarm = None
+        self._work.set()
 
     async def _write_until_stopped(self) -> None:
         """Never cancelled: a commit under way is seen to its end, and a last one holds what stopping left."""

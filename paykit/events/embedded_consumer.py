@@ -18,6 +18,7 @@ _BUFFER_MAX = 2000  # messages in memory that are not yet being handled
 _PAGE = 500
 _REPEATS_MAX = 1000  # failed messages waiting; beyond it nothing new is taken, as JetStream's max_ack_pending does
 _READ_RETRY_S = 1.0
+_FLOOR_LAG_MAX = 1000  # messages
 
 _log = structlog.get_logger(__name__)
 
@@ -26,7 +27,7 @@ class EmbeddedConsumer:
     """Shares the messages of one consumer among its subscribers. ``key`` is its name with mode.
 
     ``floor``: every message up to there is taken or stands among the repeats, so that after a restart reading goes on
-    behind it. ``read(after, count)`` pages through the log; ``wake`` asks for a commit of what changed here.
+    behind it. ``read(after, count)`` pages through the log; ``wake`` asks for a commit, soon, of what changed here.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class EmbeddedConsumer:
         self._new_done: list[tuple[str, int]] = []
         self._writing: tuple[dict[int, Repeat], list[tuple[str, int]]] = ({}, [])
         self._written_floor = floor
+        self._moved = False  # whether a message was taken since the floor was written
         self._stopping = False
 
     def add(self, dispatcher: Dispatcher) -> None:
@@ -86,9 +88,11 @@ class EmbeddedConsumer:
         repeats.extend(self._writing[0].values())
         done.extend(self._writing[1])
         floor = next(iter(self._open)) - 1 if self._open else self._cursor
-        if floor == self._written_floor:
+        # Where only others' messages went by, an old floor costs a restart some reading, a new one each commit a write.
+        if floor == self._written_floor or not (self._moved or floor - self._written_floor >= _FLOOR_LAG_MAX):
             return None
         self._written_floor = floor
+        self._moved = False
         return floor
 
     def restore(self) -> None:
@@ -96,6 +100,7 @@ class EmbeddedConsumer:
         self._new_repeats = {**self._writing[0], **self._new_repeats}
         self._new_done = [*self._writing[1], *self._new_done]
         self._written_floor = -1
+        self._moved = True
 
     async def stop(self, grace_s: float) -> None:
         """Takes no more, waits for the handlers at most ``grace_s`` seconds, then cancels them."""
@@ -119,7 +124,6 @@ class EmbeddedConsumer:
                 self._open[entry.seq] = None
                 self._buffer.append((entry, 0))
         self._cursor = entries[-1].seq
-        self._wake()
 
     def _load(self) -> None:
         """Reads on from the file, where this consumer is behind and has room."""
@@ -191,6 +195,7 @@ class EmbeddedConsumer:
             self._new_repeats[seq] = Repeat(self._key, seq, attempt, due_at_s)
             heapq.heappush(self._later, (due_at_s, seq, entry, attempt))
         self._open.pop(seq, None)
+        self._moved = True
         self._wake()
         self._pump()
         self._load()

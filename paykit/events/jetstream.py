@@ -62,6 +62,7 @@ class JetStreamBus:
         self._client = Client()
         self._js = self._client.jetstream(timeout=publish_timeout_s)
         self._last_error: Exception | None = None
+        self._stopping = False
         self._pulls: list[PullConsumer] = []
         self._making_streams: asyncio.Task[None] | None = None
         self._published = {mode: metrics.published.labels(mode) for mode in MODES}
@@ -94,6 +95,7 @@ class JetStreamBus:
 
     async def stop(self) -> None:
         """Stops taking messages, lets handlers finish for a bounded time, sends what is buffered and closes."""
+        self._stopping = True
         await asyncio.gather(*(pull.stop(self._stop_grace_s) for pull in self._pulls))
         if self._making_streams is not None:
             self._making_streams.cancel()
@@ -182,7 +184,8 @@ class JetStreamBus:
         _log.warning("bus_error", address=self._address, error_type=type(error).__name__)
 
     async def _on_disconnected(self) -> None:
-        _log.warning("bus_disconnected", address=self._address)
+        if not self._stopping:
+            _log.warning("bus_disconnected", address=self._address)
 
     async def _on_reconnected(self) -> None:
         _log.info("bus_reconnected", address=self._address)

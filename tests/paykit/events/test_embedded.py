@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from paykit.errors import ConfigurationError, Unavailable
 from paykit.events.bus import open_bus
 from paykit.events.embedded import EmbeddedBus
 from paykit.events.embedded_log import FILE_NAME, Changes, Entry, Log
+from paykit.events.message import Delivery, Subscription
 from paykit.settings import BusSettings
 from tests.paykit.events.backends import EmbeddedBackend
 from tests.paykit.events.test_bus_contract import Taker, message, publish, subscription
@@ -79,3 +82,40 @@ async def test_a_consumer_that_fell_behind_the_retained_log_goes_on_with_new_mes
     await taker.has(1)
     assert taker.ids == {"m-77": 1}
     await backend.clean_up()
+
+
+async def test_a_crash_loses_nothing_that_was_reported_taken(tmp_path: Path) -> None:
+    backend = EmbeddedBackend(tmp_path / "running")
+    bus = await backend.open()
+    taken, begun = Taker(), Taker()
+
+    async def handle(delivery: Delivery) -> None:
+        number = int(delivery.message.id[2:])
+        await begun(delivery)
+        if number % 3 == 0:
+            raise Unavailable("not yet")
+        if number % 3 == 1:
+            await asyncio.Event().wait()
+        await taken(delivery)
+
+    slow = Subscription(consumer="taker", mode="live", subjects=("pay.>",), backoff_s=30.0)
+    await bus.subscribe(slow, handle)
+    await publish(bus, *(message(n) for n in range(150)))
+    await begun.has(150)
+    await publish(bus, message(1004))  # its commit holds what became of the others
+    shutil.copytree(tmp_path / "running", tmp_path / "crashed")  # what a kill at this moment would leave
+    await backend.clean_up()
+
+    after = EmbeddedBackend(tmp_path / "crashed")
+    taker = Taker()
+    patient = Subscription(consumer="taker", mode="live", subjects=("pay.>",))
+    await (await after.open()).subscribe(patient, taker)
+    not_done = {f"m-{n}" for n in range(150) if n % 3 == 1}
+    async with asyncio.timeout(10):
+        for id_ in not_done:
+            await taker.has_id(id_)
+    waiting = sqlite3.connect(tmp_path / "running" / FILE_NAME)
+    assert waiting.execute("SELECT count(*), max(attempt) FROM repeat").fetchone() == (50, 1)
+    waiting.close()
+    assert set(taker.ids.values()) == {1}
+    await after.clean_up()
