@@ -42,7 +42,6 @@ _CODE = {code.name: code for code in grpc.StatusCode}
 _NUMBER = {name: code.value[0] for name, code in _CODE.items()}
 _NAME = {number: name for name, number in _NUMBER.items()}
 
-# The callee has decided and will not decide otherwise. After anything else the outcome is open or nothing was done.
 _RETRY_AFTER_MS = {"RESOURCE_EXHAUSTED": 200, "ABORTED": 50, "UNAVAILABLE": 200}
 # Codes whose text the gRPC library writes itself; of other codes a foreign text is not passed on.
 _LIBRARY_TEXT = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "CANCELLED"})

@@ -6,7 +6,7 @@ twice, and with any outcome from the providers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -20,7 +20,7 @@ from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
 from paykit import context as business_context
 from paykit.ids import slot_of
 from paykit.store.batch import Batch, LoadedSoFar
-from paykit.store.command import Command, Origin
+from paykit.store.command import Command, Origin, R
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, Outbox
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2
@@ -49,17 +49,17 @@ class World:
         """All rows of a table."""
         return list(self.rows.get(row_type, {}).values())
 
-    def run(self, command: Command[Any]) -> Any:
+    def run(self, command: Command[R]) -> R:
         """Carries out one command, alone in its batch; what was done before is answered with None."""
         batch = Batch(NOW_MS, 5_000)
         stored_records = self.rows.get(CommandRecord, {})
         if command.origin.key and command.origin.key in stored_records:
-            return None
+            return cast(R, None)
         while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
             for (row_type, column), values in missing.items():
                 found = [row for row in self.all(row_type) if getattr(row, column) in values]
                 batch.table(row_type).add_loaded(column, values, found)
-        result = batch.decide(command)
+        result: R = batch.decide(command)
         for row_type, rows in batch.inserts():
             for row in rows:
                 assert row.id not in self.rows.setdefault(row_type, {})

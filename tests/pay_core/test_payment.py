@@ -1,0 +1,46 @@
+"""State tables of pay_core: all reachable, terminals closed, the same names in Python and in the contract."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import pytest
+
+from pay_core import ledger, payment
+from paykit.state_machine import StateMachine
+from paymesh.event.v1 import events_pb2
+from paymesh.pay.v1 import payment_pb2
+
+MACHINES = [
+    (payment.PAYMENT, payment_pb2.PaymentState, "PAYMENT_STATE_"),
+    (payment.INSTRUCTION, payment_pb2.InstructionState, "INSTRUCTION_STATE_"),
+]
+ENUMS = [
+    (payment.Operation, payment_pb2.Operation, "OPERATION_"),
+    (payment.PaymentState, payment_pb2.PaymentState, "PAYMENT_STATE_"),
+    (payment.InstructionState, payment_pb2.InstructionState, "INSTRUCTION_STATE_"),
+    (payment.Direction, payment_pb2.Direction, "DIRECTION_"),
+    (payment.Action, payment_pb2.InstructionAction, "INSTRUCTION_ACTION_"),
+    (ledger.AccountKind, payment_pb2.AccountKind, "ACCOUNT_KIND_"),
+    (ledger.Leg, events_pb2.BookingLeg, "BOOKING_LEG_"),
+]
+
+
+@pytest.mark.parametrize(("machine", "proto", "prefix"), MACHINES)
+def test_reaches_every_state_and_leaves_no_terminal_one(machine: StateMachine[Any], proto: Any, prefix: str) -> None:
+    reached: set[StrEnum] = set()
+    ahead: list[StrEnum] = [machine.initial]
+    while ahead:
+        state = ahead.pop()
+        if state not in reached:
+            reached.add(state)
+            ahead += machine.transitions[state]
+    assert reached == set(machine.states)
+    assert machine.terminal == {machine.states("SUCCEEDED"), machine.states("FAILED")}
+
+
+@pytest.mark.parametrize(("python", "proto", "prefix"), ENUMS)
+def test_has_the_names_of_the_contract(python: type[StrEnum], proto: Any, prefix: str) -> None:
+    in_contract = {name.removeprefix(prefix) for name in proto.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
+    assert {member.value for member in python} == in_contract
