@@ -36,7 +36,7 @@ def test_reaches_every_state_and_leaves_no_terminal_one(machine: StateMachine[An
         if state not in reached:
             reached.add(state)
             ahead += machine.transitions[state]
-    assert reached == set(machine.states)
+    assert reached == set(machine.transitions)
     assert machine.terminal == {machine.states("SUCCEEDED"), machine.states("FAILED")}
 
 
