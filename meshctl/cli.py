@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -53,12 +54,13 @@ def trace(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Any id, or a biz_id.")],
     config: Config = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Look in the shadow databases.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="One line a change, in the order of time.")] = False,
 ) -> None:
     """Print one merged timeline of an order over all services."""
     path = _found(config)
     from meshctl import trace as command
 
-    raise typer.Exit(command.run(id_, path, shadow))
+    raise typer.Exit(command.run(id_, path, shadow, flat))
 
 
 @app.command()
@@ -110,6 +112,8 @@ def serve(
 
 def main() -> None:
     """Runs a command. Exit code 2 where the configuration is wrong, 1 where something else failed."""
+    # gRPC's library writes to the terminal on its own whenever a server goes away; it reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app()
     except ConfigurationError as error:
