@@ -49,7 +49,7 @@ class Lane:
         self._store = store
         self._contexts = contexts
         self._in_flight_max = settings.max_in_flight
-        self._queue: asyncio.Queue[ChannelOrder | None] = asyncio.Queue()  # None: a worker shall end
+        self._queue: asyncio.Queue[ChannelOrder] = asyncio.Queue()
         self._queue_max = settings.max_queue
         self._being_submitted = 0
         self._held: set[str] = set()
@@ -65,14 +65,18 @@ class Lane:
         """Drops the queue; calls under way get a grace. What is left is found by its due time."""
         while not self._queue.empty():
             self._queue.get_nowait()
-        for _ in self._workers:
-            self._queue.put_nowait(None)
-        if self._workers:
-            await asyncio.wait(self._workers, timeout=_STOP_GRACE_S)
+            self._queue.task_done()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_GRACE_S):
+                await self.finished()
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._workers = []
+
+    async def finished(self) -> None:
+        """Until everything that was offered has been carried as far as it goes now."""
+        await self._queue.join()
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -101,8 +105,6 @@ class Lane:
     async def _work(self) -> None:
         while True:
             order = await self._queue.get()
-            if order is None:
-                return
             self._queued.dec()
             try:
                 await self._carry(order)
@@ -113,6 +115,7 @@ class Lane:
                 log.exception("channel_order_failed_here", channel_order_id=order.id)
             finally:
                 self._held.discard(order.id)
+                self._queue.task_done()
 
     async def _carry(self, order: ChannelOrder) -> None:
         context = unpack(order.context)

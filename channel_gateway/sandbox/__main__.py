@@ -18,6 +18,7 @@ from channel_gateway.sandbox.server import Provider
 from channel_gateway.sandbox.settings import SandboxFile, SandboxSettings
 from paykit.clock import SystemClock
 from paykit.errors import ConfigurationError
+from paykit.logging import configure
 from paykit.settings import load
 
 # The book's thread gives up the interpreter at each statement; by default it would wait 5 ms to get it back.
@@ -34,6 +35,7 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         return 2
+    configure(is_production=False)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     return uvloop.run(_serve(settings))
 

@@ -95,7 +95,7 @@ class Provider:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
                 return await handle(request)
-            except (web.HTTPException, ConnectionError):
+            except web.HTTPException:
                 raise
             except (BookBusy, BookClosed):
                 return _error(503, "overloaded")
@@ -157,7 +157,7 @@ class Provider:
         if reply in ("hang", "drop"):
             if request.transport is not None:
                 request.transport.abort()
-            raise ConnectionResetError("dropped on purpose")
+            return web.Response()  # goes nowhere
         if reply == "after_notification":
             for notification in decision.notifications:
                 delivered = self._notifier.expect(notification.id)
