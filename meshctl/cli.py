@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from meshctl.processes import ProcessFailed
-from paykit.errors import ConfigurationError
+from paykit.errors import ConfigurationError, MeshError
 
 STACK_DIRECTORY = Path("var/stack")
 DEMO_DIRECTORY = Path("var/demo")
@@ -54,6 +54,7 @@ def trace(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Any id, or a biz_id.")],
     config: Config = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Look in the shadow databases.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="One line after another by time, not a tree.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="One line a change, in the order of time.")] = False,
 ) -> None:
     """Print one merged timeline of an order over all services."""
@@ -119,7 +120,7 @@ def main() -> None:
     except ConfigurationError as error:
         print(f"configuration: {error}", file=sys.stderr)
         sys.exit(EXIT_CONFIGURATION)
-    except ProcessFailed as error:
+    except (ProcessFailed, MeshError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
 
