@@ -6,7 +6,7 @@ from typing import Any
 
 from pay_core import commands, queries
 from pay_core.convert import account_proto, entry_proto, payment_proto
-from pay_core.ledger import KIND_OF_NUMBER, OWNED_KINDS, AccountKind
+from pay_core.ledger import KIND_OF_NUMBER, OWNED_KINDS, AccountKind, is_internal
 from pay_core.orchestration import PaymentView
 from pay_core.payment import Funding, Payee
 from paykit import context as business_context
@@ -27,6 +27,13 @@ _ACCOUNT_KIND: Any = payment_pb2.AccountKind
 _OWNED_NUMBERS = [payment_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind}") for kind in OWNED_KINDS]
 _MAX_FUNDINGS = 4
 _MAX_PAYEES = 16
+
+
+def _customer(fields: Fields, field: str, owner_id: str) -> str:
+    """A checked owner who is not the platform itself."""
+    if is_internal(owner_id):
+        fields.fail(field, "names an owner of the platform's own accounts")
+    return fields.name(field, owner_id)
 
 
 def _funding(fields: Fields, message: payment_pb2.Funding, amount_minor: int) -> Funding:
@@ -79,7 +86,7 @@ def _payees(fields: Fields, request: pay_service_pb2.TransferRequest) -> list[Pa
     result = []
     for i, message in enumerate(request.payees):
         nested = fields.under(f"payees[{i}]")
-        nested.name("owner_id", message.owner_id)
+        _customer(nested, "owner_id", message.owner_id)
         nested.money("amount", message.amount)
         nested.same_currency("amount", message.amount, request.amount.currency_code)
         nested.enum("account_kind", message.account_kind, _ACCOUNT_KIND, _OWNED_NUMBERS)
@@ -104,7 +111,7 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
     async def Recharge(self, request: Any, context: Any) -> Any:
         fields = Fields()
         fields.request_id(request.request_id)
-        owner_id = fields.name("owner_id", request.owner_id)
+        owner_id = _customer(fields, "owner_id", request.owner_id)
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
         funding = _channel_funding(fields.under("funding"), request.funding, request.amount)
@@ -117,7 +124,7 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
     async def Withdraw(self, request: Any, context: Any) -> Any:
         fields = Fields()
         fields.request_id(request.request_id)
-        owner_id = fields.name("owner_id", request.owner_id)
+        owner_id = _customer(fields, "owner_id", request.owner_id)
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
         target = _channel_funding(fields.under("destination"), request.destination, request.amount)
@@ -130,7 +137,7 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
     async def Transfer(self, request: Any, context: Any) -> Any:
         fields = Fields()
         fields.request_id(request.request_id)
-        payer_id = fields.name("payer_id", request.payer_id)
+        payer_id = _customer(fields, "payer_id", request.payer_id)
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
         fundings, payees = _fundings(fields, request), _payees(fields, request)
@@ -297,7 +304,7 @@ def _move(kind: type[commands.MoveTransit], request: Any) -> commands.MoveTransi
     fields = Fields()
     instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
     payment_id = fields.id("payment_id", request.payment_id, "pay")
-    owner_id = fields.name("owner_id", request.owner_id)
+    owner_id = _customer(fields, "owner_id", request.owner_id)
     fields.enum("account_kind", request.account_kind, _ACCOUNT_KIND, _OWNED_NUMBERS)
     fields.money("amount", request.amount)
     fields.raise_if_any()

@@ -61,7 +61,7 @@ def account_proto(account: Account) -> ledger_service_pb2.Account:
     """One account."""
     return ledger_service_pb2.Account(
         account_id=account.id,
-        owner_id="internal" if account.owner_id.startswith("internal.") else account.owner_id,
+        owner_id=account.owner_id,
         kind=KIND_NUMBER[AccountKind(account.kind)],
         balance=money_pb2.Money(currency_code=account.currency, amount_minor=account.balance_minor),
         held_minor=account.held_minor,

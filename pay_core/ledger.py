@@ -9,7 +9,7 @@ import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pay_core.tables import Account, Entry, Journal
-from paykit.ids import slot_of
+from paykit.ids import SLOT_COUNT, slot_of
 from paykit.store.command import Rows, Work
 from paykit.store.row import Key, key
 from paymesh.event.v1 import events_pb2
@@ -31,6 +31,8 @@ class AccountKind(StrEnum):
 
 
 OWNED_KINDS = (AccountKind.USER, AccountKind.MERCHANT)  # customers' money: never below zero
+
+_INTERNAL = "internal."
 
 KIND_NUMBER = {kind: payment_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind}") for kind in AccountKind}
 KIND_OF_NUMBER = {number: kind for kind, number in KIND_NUMBER.items()}
@@ -68,7 +70,20 @@ def owned(owner_id: str, kind: AccountKind, currency: str) -> AccountRef:
 
 def internal(slot: int, kind: AccountKind, currency: str, channel: str = "") -> AccountRef:
     """The platform's account of a kind on a slot."""
-    return AccountRef(slot, f"internal.{slot}", kind, currency, channel)
+    return AccountRef(slot, f"{_INTERNAL}{slot}", kind, currency, channel)
+
+
+def slot_of_owner(owner_id: str) -> int:
+    """Where an owner's accounts lie; the platform's own owners name their slot."""
+    if is_internal(owner_id):
+        return int(owner_id.removeprefix(_INTERNAL))
+    return slot_of(owner_id)
+
+
+def is_internal(owner_id: str) -> bool:
+    """Whether an owner is the platform itself: ``internal.<slot>``. No customer may be called that."""
+    number = owner_id.removeprefix(_INTERNAL)
+    return owner_id.startswith(_INTERNAL) and number.isdecimal() and int(number) < SLOT_COUNT
 
 
 class Booking(NamedTuple):

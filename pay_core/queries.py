@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
+from pay_core.ledger import slot_of_owner
 from pay_core.orchestration import PaymentView
 from pay_core.tables import Account, Entry, Instruction, Payment
 from paykit.errors import NotFound
@@ -67,7 +68,7 @@ async def accounts_of(store: Store, owner_id: str, after_id: str | None, limit: 
     statement = _by(Account, "owner_id", owner_id).order_by(Account.__table__.c.id).limit(limit)
     if after_id is not None:
         statement = statement.where(Account.__table__.c.id > after_id)
-    return await store.fetch(Account, statement, slot=slot_of(owner_id), shadow=shadow)
+    return await store.fetch(Account, statement, slot=slot_of_owner(owner_id), shadow=shadow)
 
 
 async def entries_of(store: Store, account_id: str, before_id: str | None, limit: int, *, shadow: bool) -> list[Entry]:

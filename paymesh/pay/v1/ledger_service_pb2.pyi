@@ -38,7 +38,7 @@ class Account(_message.Message):
     account_id: _builtins.str
     """"acc_…"; carries the owner's slot."""
     owner_id: _builtins.str
-    """Who owns it; "internal" for the platform's own."""
+    """Who owns it; "internal.<slot>" for the platform's own."""
     kind: _payment_pb2.AccountKind.ValueType
     """What it is for."""
     held_minor: _builtins.int
