@@ -54,7 +54,6 @@ def trace(
     id_: Annotated[str, typer.Argument(metavar="ID", help="Any id, or a biz_id.")],
     config: Config = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Look in the shadow databases.")] = False,
-    flat: Annotated[bool, typer.Option("--flat", help="One line after another by time, not a tree.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="One line a change, in the order of time.")] = False,
 ) -> None:
     """Print one merged timeline of an order over all services."""
