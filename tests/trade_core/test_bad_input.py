@@ -130,7 +130,7 @@ METHOD_FIELDS = [
     creating(["pay_methods[0].amount.amount_minor"], pay_methods=[card("t", amount=eur(-1)), BALANCE]),
     creating(
         ["pay_methods[1].amount.currency_code"],
-        pay_methods=[BALANCE, card("t", amount=Money(currency_code="XXX", amount_minor=1))],
+        pay_methods=[BALANCE, card("t", amount=Money(currency_code="QQQ", amount_minor=1))],
     ),
     creating(
         ["pay_methods[0].amount.currency_code"],
