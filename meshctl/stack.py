@@ -270,7 +270,7 @@ def hints(stack: Stack) -> list[str]:
         "",
         f"  grpcurl -plaintext {trade_core} list",
         f"  buf curl --protocol grpc --http2-prior-knowledge --list-methods http://{trade_core}",
-        f"  meshctl check --config {stack.config}",
+        f"  {sys.argv[0]} check --config {stack.config}",
     ]
 
 
