@@ -1,0 +1,198 @@
+"""1: the ledger is balanced, nobody is overdrawn, and what passes through is on its way to somewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from channel_gateway.sandbox.client import BookEntry
+from meshctl.invariants.base import Invariant, Tally, is_path
+from meshctl.invariants.world import Slice, grouped
+from pay_core.ledger import AccountKind
+from pay_core.tables import Account, Entry, Journal
+
+_TERMINAL_ORDER = ("SUCCEEDED", "FAILED")
+_DIRECTION = {"charge": 1, "refund": -1, "payout": -1}  # into the provider's account of ours, or out of it
+
+
+def journals_balance(world: Slice, tally: Tally) -> None:
+    """Entries of each journal sum to zero, lie with it, and belong to one."""
+    entries = grouped(world.rows(Entry), "journal_id")
+    for journal in world.rows(Journal):
+        tally.count()
+        of_it = entries.pop(journal.id, [])
+        total = sum(entry.amount_minor for entry in of_it)
+        tally.expect(total == 0, journal.id, f"its entries sum to {total} {journal.currency}")
+        tally.expect(bool(of_it), journal.id, "it has no entries")
+        for entry in of_it:
+            agrees = (entry.slot, entry.currency, entry.payment_id) == (
+                journal.slot,
+                journal.currency,
+                journal.payment_id,
+            )
+            tally.expect(agrees, entry.id, f"slot, currency or payment differ from {journal.id}")
+    for journal_id in entries:
+        tally.violate(journal_id, "entries name this journal, which does not exist")
+
+
+def balances_are_sums(world: Slice, tally: Tally) -> None:
+    """Balance = sum of entries, in the account's own currency; no entry without its account."""
+    entries = grouped(world.rows(Entry), "account_id")
+    for account in world.rows(Account):
+        tally.count()
+        of_it = entries.pop(account.id, [])
+        total = sum(entry.amount_minor for entry in of_it)
+        tally.expect(
+            account.balance_minor == total, account.id, f"balance {account.balance_minor}, entries sum to {total}"
+        )
+        foreign = [entry.id for entry in of_it if entry.currency != account.currency]
+        tally.expect(not foreign, account.id, f"entries in another currency than {account.currency}: {foreign[:3]}")
+    for account_id in entries:
+        tally.violate(account_id, "entries name this account, which does not exist")
+
+
+def running_balances_chain(world: Slice, tally: Tally) -> None:
+    """The running balances of an account's entries lead from zero to their sum without a gap."""
+    for account_id, entries in grouped(world.rows(Entry), "account_id").items():
+        tally.count(len(entries))
+        edges = [(entry.balance_after_minor - entry.amount_minor, entry.balance_after_minor) for entry in entries]
+        total = sum(entry.amount_minor for entry in entries)
+        tally.expect(is_path(edges, 0, total), account_id, "the running balances of its entries have a gap")
+
+
+def slots_balance(world: Slice, tally: Tally) -> None:
+    """Entries of each slot sum to zero per currency."""
+    sums: Counter[tuple[int, str]] = Counter()
+    for entry in world.rows(Entry):
+        sums[entry.slot, entry.currency] += entry.amount_minor
+        tally.sums[world.mode, entry.currency] += entry.amount_minor
+    for (slot, currency), total in sums.items():
+        tally.count()
+        tally.expect(total == 0, f"slot {slot}", f"its {world.mode} entries sum to {total} {currency}")
+
+
+def the_whole_balances(tally: Tally) -> None:
+    """So do all entries together."""
+    for key, total in tally.sums.items():
+        tally.expect(total == 0, "the whole", f"the entries of {key} sum to {total}")
+
+
+def floors_hold(world: Slice, tally: Tally) -> None:
+    """What is held never exceeds balance less floor; customers' accounts have a floor."""
+    for account in world.rows(Account):
+        tally.count()
+        tally.expect(account.held_minor >= 0, account.id, f"held {account.held_minor}")
+        is_owned = account.kind in (AccountKind.USER, AccountKind.MERCHANT)
+        tally.expect(account.floor_minor is not None or not is_owned, account.id, "a customer's account has no floor")
+        if account.floor_minor is not None:
+            free_minor = account.balance_minor - account.floor_minor
+            tally.expect(
+                account.held_minor <= free_minor,
+                account.id,
+                f"balance {account.balance_minor}, held {account.held_minor}, floor {account.floor_minor}",
+            )
+
+
+def transits_arrive(world: Slice, tally: Tally) -> None:
+    """What is sent between slots arrives once, whole; what has not arrived is what IN_TRANSIT holds."""
+    for id_, legs in world.legs.items():
+        sent = [leg for leg in legs if leg.leg == "SENT"]
+        received = [leg for leg in legs if leg.leg == "RECEIVED"]
+        if not sent and not received:
+            continue
+        tally.count()
+        known = max(leg.posted_at_ms for leg in (*sent, *received))
+        if len(sent) == 1 and not received:
+            instruction = world.instructions.get(id_)
+            payment_id = "" if instruction is None else instruction.payment_id
+            tally.expect(world.may_lag(known, id_, payment_id), id_, "sent into transit and not received")
+        else:
+            # The slots are not read at the same instant.
+            is_whole = len(sent) == len(received) == 1 or world.scope.may_be_unseen(known)
+            tally.expect(is_whole, id_, f"{len(sent)} sent, {len(received)} received")
+            amounts = {(leg.amount_minor, leg.currency) for leg in (*sent, *received)}
+            tally.expect(len(amounts) == 1, id_, f"the two ends differ: {sorted(amounts)}")
+        for leg in legs:
+            sign = {"SENT": 1, "RECEIVED": -1}.get(leg.leg, 0)
+            tally.sums[world.mode, leg.currency] -= sign * leg.amount_minor
+    for account in world.rows(Account):
+        if account.kind == AccountKind.IN_TRANSIT:
+            tally.sums[world.mode, account.currency] += account.balance_minor
+
+
+def transit_holds_what_is_on_its_way(tally: Tally) -> None:
+    """IN_TRANSIT over all slots is what the legs leave there."""
+    for key, total in tally.sums.items():
+        tally.expect(total == 0, "IN_TRANSIT", f"the accounts of {key} hold {total} more than the journals explain")
+
+
+def clearing_is_empty(world: Slice, tally: Tally) -> None:
+    """Of a payment that has ended nothing is left in CLEARING."""
+    clearing = {row.id for row in world.rows(Account) if row.kind == AccountKind.CLEARING}
+    left: Counter[tuple[str, str]] = Counter()
+    for entry in world.rows(Entry):
+        if entry.account_id in clearing:
+            left[entry.payment_id, entry.currency] += entry.amount_minor
+    tally.count(len(clearing))
+    for (payment_id, currency), total in left.items():
+        payment = world.payments.get(payment_id)
+        is_over = payment is None or payment.state in ("SUCCEEDED", "FAILED")
+        if total and is_over:
+            tally.expect(world.is_explained(payment_id), payment_id, f"{total} {currency} of it is left in clearing")
+
+
+def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
+    """EXTERNAL per channel and currency = - (charges - refunds - payouts) that succeeded at the provider.
+
+    A provider's order that the ledger may not know yet is left out: its channel order or instruction is under way, or
+    an open break names it.
+    """
+    for account in world.rows(Account):
+        if account.kind == AccountKind.EXTERNAL:
+            channel = account.account_key.partition(":")[2].partition("/")[0]
+            tally.sums[world.mode, channel, account.currency] += account.balance_minor
+    for entry in world.rows(BookEntry):
+        if entry.status == "succeeded" and not _is_under_way(world, entry):
+            order = world.orders.get(entry.reference)
+            channel = order.channel if order is not None else world.scope.accounts.get(entry.account, ("", ""))[0]
+            tally.sums[world.mode, channel, entry.currency] += _DIRECTION[entry.kind] * entry.amount_minor
+
+
+def _is_under_way(world: Slice, entry: BookEntry) -> bool:
+    order = world.orders.get(entry.reference)
+    if order is None:
+        return world.may_lag(entry.created_at_ms, entry.reference)
+    instruction = world.instructions.get(order.instruction_id)
+    if instruction is not None and instruction.state == "SUCCEEDED":
+        return False
+    if order.state not in _TERMINAL_ORDER and not world.scope.settled:
+        return True
+    return world.may_lag(order.finished_at_ms or order.created_at_ms, order.id, order.instruction_id, order.payment_id)
+
+
+def the_book_is_mirrored(tally: Tally) -> None:
+    """Nothing is left of the sums."""
+    for key, total in tally.sums.items():
+        tally.count()
+        mode, channel, currency = key
+        tally.expect(total == 0, f"EXTERNAL:{channel}", f"{mode}: {total} {currency} apart from the book")
+
+
+INVARIANTS = (
+    Invariant("1a", "entries of each journal sum to zero", "journals", journals_balance),
+    Invariant("1b", "balance equals sum of entries", "accounts", balances_are_sums),
+    Invariant("1c", "running balances chain from zero", "entries", running_balances_chain),
+    Invariant("1d", "each slot and the whole sum to zero", "slots × currencies", slots_balance, the_whole_balances),
+    Invariant("1e", "no account is under its floor", "accounts", floors_hold),
+    Invariant(
+        "1f", "what is sent in transit arrives once", "transits", transits_arrive, transit_holds_what_is_on_its_way
+    ),
+    Invariant("1g", "clearing is empty when a payment is over", "clearing accounts", clearing_is_empty),
+    Invariant(
+        "1h",
+        "EXTERNAL mirrors the provider's book",
+        "channels × currencies",
+        outside_mirrors_the_book,
+        the_book_is_mirrored,
+        needs_book=True,
+    ),
+)

@@ -1,0 +1,163 @@
+"""2: the provider, the channel orders and the refunds agree on what was moved, and nothing was moved twice."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from channel_gateway.sandbox.client import BookEntry
+from channel_gateway.tables import ChannelOrder
+from meshctl.invariants.base import Invariant, Tally
+from meshctl.invariants.world import Slice
+from pay_core.tables import Instruction, Payment
+from trade_core.tables import Trade
+from trade_core.types import TRADE_TYPES, TradeType
+
+_REFUND = "REFUND"
+
+
+def moved_once(world: Slice, tally: Tally) -> None:
+    """At most one successful order at the provider for each instruction."""
+    of_instruction: dict[str, list[BookEntry]] = defaultdict(list)
+    for entry in world.rows(BookEntry):
+        if entry.status == "succeeded":
+            tally.count()
+            order = world.orders.get(entry.reference)
+            of_instruction[entry.reference if order is None else order.instruction_id].append(entry)
+    for id_, entries in of_instruction.items():
+        names = [entry.provider_reference for entry in entries]
+        tally.expect(len(entries) == 1, id_, f"moved {len(entries)} times at the provider: {names[:5]}")
+
+
+def book_maps_to_orders(world: Slice, tally: Tally) -> None:
+    """Every order in the provider's book is one of ours, of the same kind, amount and currency."""
+    for entry in world.rows(BookEntry):
+        tally.count()
+        order = world.orders.get(entry.reference)
+        if order is None:
+            # That it belongs to the other mode is told by 7e.
+            is_foreign = world.other is not None and entry.reference in world.other.orders
+            lags = world.may_lag(entry.created_at_ms, entry.reference)
+            tally.expect(is_foreign or lags, entry.reference, f"{entry.provider_reference} has no channel order")
+            continue
+        said = (entry.kind.upper(), entry.amount_minor, entry.currency)
+        ours = (order.kind, order.amount_minor, order.currency)
+        explained = world.is_explained(order.id, order.instruction_id, order.payment_id)
+        tally.expect(said == ours or explained, order.id, f"the provider booked {said}, ordered was {ours}")
+
+
+def orders_agree_with_book(world: Slice, tally: Tally) -> None:
+    """A SUCCEEDED channel order succeeded at the provider; a FAILED one did not; success there becomes success here."""
+    for order in world.rows(ChannelOrder):
+        tally.count()
+        statuses = {entry.status for entry in world.booked.get(order.id, [])}
+        if world.is_explained(order.id, order.instruction_id, order.payment_id):
+            continue
+        if order.state == "SUCCEEDED":
+            tally.expect("succeeded" in statuses, order.id, f"SUCCEEDED here, {sorted(statuses) or 'unknown'} there")
+        elif "succeeded" in statuses:
+            lags = order.state != "FAILED" and not world.scope.settled
+            tally.expect(lags, order.id, f"{order.state} here, succeeded at the provider")
+
+
+def instructions_agree_with_orders(world: Slice, tally: Tally) -> None:
+    """An instruction that a channel carries out ends as its channel order does."""
+    for order in world.rows(ChannelOrder):
+        tally.count()
+        instruction = world.instructions.get(order.instruction_id)
+        if instruction is None:
+            tally.expect(
+                world.may_lag(order.created_at_ms, order.instruction_id), order.id, "its instruction is unknown"
+            )
+            continue
+        wanted = (instruction.payment_id, instruction.amount_minor, instruction.currency, instruction.channel)
+        made = (order.payment_id, order.amount_minor, order.currency, order.channel)
+        tally.expect(wanted == made, order.id, f"made for {made}, the instruction says {wanted}")
+        if instruction.state == order.state:
+            continue
+        if instruction.state == "INIT":
+            unseen = world.scope.may_be_unseen(order.created_at_ms)
+            tally.expect(unseen, order.id, f"made for {instruction.id}, which was never begun")
+        elif order.state in ("SUCCEEDED", "FAILED") and instruction.state == "PROCESSING":
+            lags = world.may_lag(order.finished_at_ms or 0, order.id, order.instruction_id, order.payment_id)
+            tally.expect(lags, order.id, f"is {order.state}, instruction {instruction.id} still PROCESSING")
+        elif instruction.state in ("SUCCEEDED", "FAILED"):
+            explained = world.is_explained(order.instruction_id, order.payment_id)
+            tally.expect(explained, order.id, f"is {order.state}, instruction {instruction.id} {instruction.state}")
+
+
+def refunds_fit_payments(world: Slice, tally: Tally) -> None:
+    """What a payment, and each of its instructions, has given back or is giving back are its refunds, and never more
+    than was paid."""
+    done: Counter[str] = Counter()
+    pending: Counter[str] = Counter()
+    reserved: Counter[str] = Counter()
+    for refund in world.rows(Payment):
+        if refund.operation != _REFUND or refund.original_payment_id is None or refund.state == "FAILED":
+            continue
+        (done if refund.state == "SUCCEEDED" else pending)[refund.original_payment_id] += refund.amount_minor
+        for instruction in world.chains.get(refund.id, []):
+            if instruction.direction == "FORWARD":
+                reserved[instruction.reverses_id or ""] += instruction.amount_minor
+    for payment in world.rows(Payment):
+        tally.count()
+        told = (payment.refunded_minor, payment.refunding_minor)
+        found = (done.pop(payment.id, 0), pending.pop(payment.id, 0))
+        tally.expect(told == found, payment.id, f"says refunded and refunding {told}, its refunds are {found}")
+        tally.expect(sum(told) <= payment.amount_minor, payment.id, f"{sum(told)} given back of {payment.amount_minor}")
+    for original_id in [*done, *pending]:
+        tally.violate(original_id, "refunds name this payment, which does not exist")
+    for instruction in world.rows(Instruction):
+        found_minor = reserved[instruction.id]
+        tally.expect(
+            instruction.refunded_minor == found_minor <= instruction.amount_minor,
+            instruction.id,
+            f"says {instruction.refunded_minor} of {instruction.amount_minor} given back, refunds say {found_minor}",
+        )
+
+
+def refunds_fit_charges(world: Slice, tally: Tally) -> None:
+    """What the provider has given back of a charge is never more than the charge."""
+    given: Counter[str] = Counter()
+    for entry in world.rows(BookEntry):
+        if entry.kind == "refund" and entry.status == "succeeded":
+            given[entry.original_reference] += entry.amount_minor
+    for reference, amount_minor in given.items():
+        tally.count()
+        taken_minor = sum(e.amount_minor for e in world.booked.get(reference, []) if e.status == "succeeded")
+        tally.expect(amount_minor <= taken_minor, reference, f"{amount_minor} given back of {taken_minor} charged")
+
+
+def refunds_fit_trades(world: Slice, tally: Tally) -> None:
+    """A trade's refunded and refundable amounts are what its refunds leave."""
+    done: Counter[str] = Counter()
+    pending: Counter[str] = Counter()
+    for refund in world.rows(Trade):
+        if refund.trade_type == TradeType.REFUND and refund.state != "FAILED":
+            (done if refund.state == "PAID" else pending)[refund.parent_trade_id] += refund.amount_minor
+    for trade in world.rows(Trade):
+        tally.count()
+        done_minor, pending_minor = done.pop(trade.id, 0), pending.pop(trade.id, 0)
+        may_be_refunded = trade.state == "PAID" and TradeType.REFUND in _follow_ups(trade)
+        left_minor = trade.amount_minor - done_minor - pending_minor if may_be_refunded else 0
+        told, found = (trade.refunded_minor, trade.refundable_minor), (done_minor, left_minor)
+        tally.expect(told == found, trade.id, f"says refunded and refundable {told}, its refunds leave {found}")
+        tally.expect(left_minor >= 0, trade.id, f"{-left_minor} more given back than was paid")
+    for parent_id in [*done, *pending]:
+        tally.violate(parent_id, "refunds name this trade, which does not exist")
+
+
+def _follow_ups(trade: Trade) -> frozenset[TradeType]:
+    return TRADE_TYPES[TradeType(trade.trade_type)].follow_ups
+
+
+INVARIANTS = (
+    Invariant("2a", "one charge or refund per instruction", "provider orders", moved_once, needs_book=True),
+    Invariant("2b", "each provider order is a channel order", "provider orders", book_maps_to_orders, needs_book=True),
+    Invariant(
+        "2c", "channel orders agree with the provider", "channel orders", orders_agree_with_book, needs_book=True
+    ),
+    Invariant("2d", "instructions agree with channel orders", "channel orders", instructions_agree_with_orders),
+    Invariant("2e", "refunds of a payment fit what was paid", "payments", refunds_fit_payments),
+    Invariant("2f", "refunds at the provider fit the charge", "charges", refunds_fit_charges, needs_book=True),
+    Invariant("2g", "refunds of a trade fit what was paid", "trades", refunds_fit_trades),
+)

@@ -1,0 +1,92 @@
+"""Goes through every row once: looks through its texts, and keeps what invariants need of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from sqlalchemy import LargeBinary
+
+from meshctl.invariants.partition import Partition
+from meshctl.invariants.sensitive import holds_card_number, holds_secret, text_of
+from meshctl.invariants.world import BizUse, Flaw, Leg, Named, decode_changes, slot_named
+from pay_core.tables import Journal
+from paykit.store.row import Row
+from paykit.store.system import CommandRecord, DeadLetter, Outbox
+
+_ID = re.compile(rb"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
+_Bookings = list[tuple[str, int, str]]
+_decode_bookings = msgspec.json.Decoder(_Bookings).decode
+
+
+def take(partition: Partition, secrets: Sequence[bytes], service: str, shard: str, mode: str, row: Row) -> None:
+    """One row of one database."""
+    for flaw in flaws_of(row, secrets):
+        partition.add(mode, row.slot, flaw)
+    for named in named_by(row):
+        partition.add(mode, slot_named(named.id, row.slot), named)
+    for leg in legs_of(row):
+        partition.add(mode, slot_named(leg.instruction_id, row.slot), leg)
+    biz_id = getattr(row, "biz_id", "")
+    if biz_id:
+        partition.add(mode, slot_named(biz_id, row.slot), BizUse(biz_id))
+    partition.add(mode, row.slot, lightened(row), service, shard)
+
+
+def flaws_of(row: Row, secrets: Sequence[bytes]) -> list[Flaw]:
+    """What is wrong with the row's own text."""
+    text = text_of(msgspec.structs.astuple(row))
+    found = []
+    if holds_card_number(text):
+        found.append("CARD")
+    if holds_secret(text, secrets):
+        found.append("SECRET")
+    if isinstance(row, CommandRecord):
+        if row.result is not None and not _is_msgpack(row.result):
+            found.append("RESULT")
+        if decode_changes(row.changes) is None:
+            found.append("CHANGES")
+    if isinstance(row, Journal) and _bookings(row) is None:
+        found.append("BOOKINGS")
+    return [Flaw(what, row.__entity__, row.id) for what in found]
+
+
+def named_by(row: Row) -> set[Named]:
+    """The ids that a message names which has not taken effect yet."""
+    is_open = (isinstance(row, Outbox) and row.acked_at_ms is None) or (
+        isinstance(row, DeadLetter) and row.state == "OPEN"
+    )
+    if not is_open:
+        return set()
+    assert isinstance(row, Outbox | DeadLetter)
+    return {Named(found.decode()) for found in _ID.findall(row.body)}
+
+
+def legs_of(row: Row) -> Iterable[Leg]:
+    """The legs that a journal books; none for a row of another table."""
+    if isinstance(row, Journal):
+        for instruction_id, amount_minor, leg in _bookings(row) or ():
+            yield Leg(instruction_id, leg, amount_minor, row.currency, row.id, row.posted_at_ms)
+
+
+def lightened(row: Row) -> Row:
+    """The row without the bytes that only its own service can read."""
+    columns = row.__table__.columns
+    heavy = [c.name for c in columns if isinstance(c.type, LargeBinary) and getattr(row, c.name) is not None]
+    return msgspec.structs.replace(row, **dict.fromkeys(heavy, b"")) if heavy else row
+
+
+def _bookings(row: Journal) -> _Bookings | None:
+    try:
+        return _decode_bookings(row.bookings)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _is_msgpack(data: bytes) -> bool:
+    try:
+        msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True

@@ -1,0 +1,103 @@
+"""3: only legal transitions, from the first state to the present one; never both done and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from channel_gateway.channel_order import CHANNEL_ORDER
+from channel_gateway.tables import ChannelOrder
+from meshctl.invariants.base import Invariant, Tally, is_path
+from meshctl.invariants.world import Slice
+from pay_core.payment import INSTRUCTION, PAYMENT
+from pay_core.tables import Instruction, Payment
+from paykit.state_machine import StateMachine
+from paykit.store.command import Change
+from paykit.store.row import Row
+from recon.matching import BREAK, MATCH
+from recon.tables import Break, Match
+from trade_core.tables import PayAttempt, Trade
+from trade_core.trade import ATTEMPT, TRADE
+
+# Matches leave no audit rows: only their present state can be looked at.
+MACHINES: Mapping[type[Row], StateMachine[Any]] = {
+    Trade: TRADE,
+    PayAttempt: ATTEMPT,
+    Payment: PAYMENT,
+    Instruction: INSTRUCTION,
+    ChannelOrder: CHANNEL_ORDER,
+    Break: BREAK,
+    Match: MATCH,
+}
+
+
+def transitions_are_legal(world: Slice, tally: Tally) -> None:
+    """Every change of state on record is one that its transition table allows: none leaves a terminal state."""
+    machines = {row_type.__entity__: machine for row_type, machine in MACHINES.items()}
+    for id_, changes in world.changes.items():
+        for change in changes:
+            machine = machines.get(change.entity)
+            if machine is not None and change.from_state != change.to_state:
+                tally.count()
+                what = f"{change.entity}: {change.from_state or 'new'} → {change.to_state}"
+                tally.expect(_is_legal(machine, change), id_, what)
+
+
+def _is_legal(machine: StateMachine[Any], change: Change) -> bool:
+    states = {state.value for state in machine.states}
+    if change.to_state not in states:
+        return False
+    if not change.from_state:
+        return machine.states(change.to_state) is machine.initial
+    return change.from_state in states and machine.allows(change.from_state, machine.states(change.to_state))
+
+
+def transitions_chain(world: Slice, tally: Tally) -> None:
+    """The changes on record lead from a record's making to its present state, without a gap."""
+    changes = world.changes
+    for row_type, machine in MACHINES.items():
+        states = {state.value for state in machine.states}
+        for row in world.rows(row_type):
+            tally.count()
+            state = str(getattr(row, "state", ""))
+            tally.expect(state in states, row.id, f"is in no state of {machine.entity}: {state!r}")
+            edges = [(c.from_state, c.to_state) for c in changes.get(row.id, []) if c.from_state != c.to_state]
+            if edges:  # that there is none is told by 8a
+                tally.expect(is_path(edges, "", state), row.id, f"is {state}, which its changes {edges} do not lead to")
+
+
+def versions_are_positive(world: Slice, tally: Tally) -> None:
+    """Versions begin at 1, and what is never changed stays there."""
+    for service, _, row in world.placed():
+        tally.count()
+        is_fixed = row.__entity__ in _NEVER_CHANGED
+        tally.expect(row.version >= 1, row.id, f"{service}.{row.__entity__} has version {row.version}")
+        tally.expect(row.version <= 1 or not is_fixed, row.id, f"{row.__entity__} was changed: version {row.version}")
+
+
+_NEVER_CHANGED = ("entry", "journal", "command_record", "notification", "trade_line", "trade_relation")
+
+
+def not_both_done_and_undone(world: Slice, tally: Tally) -> None:
+    """No SUCCEEDED payment has undone a step of its own; no step was undone twice; a FAILED one undid them all."""
+    for payment in world.rows(Payment):
+        tally.count()
+        chain = world.chains.get(payment.id, [])
+        undone = [ins.reverses_id for ins in chain if ins.direction == "REVERSE" and ins.state == "SUCCEEDED"]
+        tally.expect(len(undone) == len(set(undone)), payment.id, f"undid a step twice: {undone}")
+        if payment.state == "SUCCEEDED":
+            tally.expect(not undone, payment.id, f"SUCCEEDED, and undid {undone}")
+        elif payment.state == "FAILED":
+            collected = {
+                ins.id for ins in chain if (ins.direction, ins.action, ins.state) == ("FORWARD", "COLLECT", "SUCCEEDED")
+            }
+            kept = sorted(collected - set(undone))
+            tally.expect(not kept or world.is_explained(payment.id), payment.id, f"FAILED, and kept {kept}")
+
+
+INVARIANTS = (
+    Invariant("3a", "transitions are legal, terminal states stay", "transitions", transitions_are_legal),
+    Invariant("3b", "transitions lead to the present state", "records", transitions_chain),
+    Invariant("3c", "versions begin at 1", "rows", versions_are_positive),
+    Invariant("3d", "nothing is both done and undone", "payments", not_both_done_and_undone),
+)
