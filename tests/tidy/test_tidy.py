@@ -19,7 +19,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 80
 
 # Written so that this file does not contain what it forbids.
-_LEFT_BEHIND = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|HA" r"CK)\b")
+_LEFT_BEHIND = re.compile(r"\b(TO" r"DO|FIX" r"ME)\b|(#|//).*\b(XX" r"X|HA" r"CK)\b")
 _SQL = re.compile(r"\b(SELECT\s|INSERT\s+INTO\b|REPLACE\s+INTO\b|UPDATE\s+\S+\s+SET\b|DELETE\s+FROM\b)")
 _ADDRESS = re.compile(
     r"\b(?:pypi\.org|registry\.npmjs\.org|proxy\.golang\.org|files\.pythonhosted\.org|npmmirror|artifactory)"
@@ -134,7 +134,7 @@ def test_every_committed_file_keeps_the_rule(rule: Rule) -> None:
 
 def test_the_tests_lie_where_the_code_they_test_lies() -> None:
     """Every folder of tests is named as a folder of code, but for those about the whole."""
-    whole = {"tests/tidy", "tests/flows", "tests/faults"}
+    whole = {"tests/tidy", "tests/e2e"}
     folders = {_named(path.parent) for path in FILES if _named(path).startswith("tests/") and path.suffix == ".py"}
     strays = {
         folder
