@@ -25,6 +25,7 @@ from paykit.events.jetstream_pull import PullConsumer
 from paykit.events.message import Message, Subscription, filters
 
 _PUBLISH_CHUNK = 256  # publishes in flight at once: more gains nothing and only makes the slowest wait longer
+_AFTER_DELETION_S = 0.5
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 
 _log = structlog.get_logger(__name__)
@@ -176,8 +177,13 @@ class JetStreamBus:
     async def _ensure_streams_once(self) -> None:
         """Hundreds of publishes find the stream gone at the same moment: one of them makes it."""
         if self._making_streams is None or self._making_streams.done():
-            self._making_streams = asyncio.create_task(self.ensure_streams())
+            self._making_streams = asyncio.create_task(self._make_streams_again())
         await asyncio.shield(self._making_streams)
+
+    async def _make_streams_again(self) -> None:
+        # Deleting goes on in the server after its answer; a namesake made meanwhile may lose its files to it.
+        await asyncio.sleep(_AFTER_DELETION_S)
+        await self.ensure_streams()
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error

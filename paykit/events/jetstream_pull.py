@@ -66,6 +66,8 @@ class PullConsumer:
         self._outstanding = 0  # messages the server may still send for the request under way
         self._handling: dict[asyncio.Task[None], Msg] = {}
         self._last_heard_s = 0.0
+        self._last_message_s = 0.0
+        self._ack_pending_max = max(1000, 4 * subscription.max_in_flight)
         self._broken = asyncio.Event()
         self._stopping = False
         self._keeper: asyncio.Task[None] | None = None
@@ -103,14 +105,15 @@ class PullConsumer:
                     await self._broken.wait()
             except TimeoutError:
                 await self._extend()
-            silent_s = loop.time() - self._last_heard_s
-            # While every slot is taken no request is under way, and silence is what there should be.
-            lost = self._outstanding > 0 and silent_s > 2.5 * self._heartbeat_s
-            if not (lost or self._broken.is_set()) or not self._client.is_connected:
+            if not self._client.is_connected:
                 self._broken.clear()  # a connection that comes back sets it again
                 continue
-            self._broken.clear()
+            # While every slot is taken no request is under way, and silence is what there should be.
+            lost = self._outstanding > 0 and loop.time() - self._last_heard_s > 2.5 * self._heartbeat_s
             try:
+                if not (lost or self._broken.is_set() or await self._is_stuck()):
+                    continue
+                self._broken.clear()
                 await self._set_up()
             except (OSError, nats.errors.Error) as error:
                 failures += 1
@@ -130,6 +133,18 @@ class PullConsumer:
                 _log.info("bus_consumer_resubscribed", consumer=self._durable, stream=self._stream)
             # Also after success: a server that refuses each request at once must not be asked in a tight loop.
             await asyncio.sleep(wait_s)
+
+    async def _is_stuck(self) -> bool:
+        """Whether messages wait and none come, though the server still sends heartbeats: a fresh request may help."""
+        now_s = asyncio.get_running_loop().time()
+        if self._outstanding == 0 or now_s - self._last_message_s < 4 * self._heartbeat_s:
+            return False
+        self._last_message_s = now_s  # not asked again for as long
+        info = await self._js.consumer_info(self._stream, self._durable)
+        if not info.num_pending or (info.num_ack_pending or 0) >= self._ack_pending_max:
+            return False
+        _log.warning("bus_consumer_stuck", consumer=self._durable, stream=self._stream, pending=info.num_pending)
+        return True
 
     async def _set_up(self) -> None:
         """Makes the consumer where it is missing, listens on a fresh inbox and asks for messages."""
@@ -158,7 +173,7 @@ class PullConsumer:
             # The bound on deliveries is kept here, not by the server, which would drop the message in silence.
             max_deliver=-1,
             # Failed messages that wait for their next attempt count too, so this bounds them as well.
-            max_ack_pending=max(1000, 4 * subscription.max_in_flight),
+            max_ack_pending=self._ack_pending_max,
         )
 
     async def _drop_inbox(self) -> None:
@@ -195,6 +210,7 @@ class PullConsumer:
         headers = msg.headers or {}
         status = headers.get("Status")
         if status is None:
+            self._last_message_s = self._last_heard_s
             self._outstanding -= 1
             task = asyncio.create_task(self._handle(msg, headers))
             self._handling[task] = msg
