@@ -42,7 +42,7 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
         business = current()
         lane = self._dispatcher.lane(business.mode, submission.channel)
         origin = Origin.rpc(business, _METHOD, submission.instruction_id, request.request_id, request)
-        command = SubmitOrder(origin, submission, lane.channel.capabilities.operations)
+        command = SubmitOrder(origin, submission, lane.channel.operations)
         with lane.place():
             order = await self._store.run(command)
         if order.state == ChannelOrderState.ACCEPTED:

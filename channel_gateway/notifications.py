@@ -1,10 +1,12 @@
 """The HTTP endpoint that providers notify: POST /notifications/{channel}, answered once the notification is durable.
 
-401: no known key signed it, or not lately. 400: signed, and yet no notification. 404: no such channel. 503: not now;
-the provider comes again.
+401: no known key signed it, or not lately. 400: signed, and yet no notification. 404: no such channel. 408: its body
+did not come. 503: not now; the provider comes again.
 """
 
 from __future__ import annotations
+
+import asyncio
 
 import msgspec
 import structlog
@@ -30,6 +32,7 @@ BODY_BYTES_MAX = 65_536
 _CALLER = "provider:"
 _RETRY_AFTER_S = "1"
 _STOP_GRACE_S = 5.0
+BODY_TIMEOUT_S = 5.0  # a body that comes slower does not keep its place from others
 
 
 class NotificationEndpoint:
@@ -79,7 +82,11 @@ class NotificationEndpoint:
             self._in_flight -= 1
 
     async def _take(self, name: str, request: web.Request) -> int:
-        body = await request.read()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return 408
         now_s = self._store.clock.now_ms() / 1000
         try:
             mode, channel, received = self._read(name, body, request, now_s)

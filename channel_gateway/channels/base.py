@@ -1,4 +1,4 @@
-"""What the gateway needs of a channel: its declared capabilities, four operations, and reading its notifications."""
+"""What the gateway needs of a channel: what it declares to do, four operations, and reading its notifications."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ import msgspec
 
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy, ProviderResult
 from channel_gateway.tables import ChannelOrder
-
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a channel does. ``notifies``: results also come by notification; ``queries``: it can be asked."""
-
-    operations: frozenset[ChannelOrderKind]
-    notifies: bool
-    queries: bool
 
 
 class NotificationInvalid(Exception):
@@ -39,7 +31,7 @@ class Channel(Protocol):
     """
 
     name: str
-    capabilities: Capabilities
+    operations: frozenset[ChannelOrderKind]  # what it declares to do
     policy: ChannelPolicy
 
     async def start(self) -> None:

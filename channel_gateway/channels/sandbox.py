@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus
-from channel_gateway.channels.base import Capabilities, NotificationInvalid, ReceivedNotification
+from channel_gateway.channels.base import NotificationInvalid, ReceivedNotification
 from channel_gateway.settings import ChannelSettings, ProviderAccountSettings
 from channel_gateway.signature import HEADER, verify
 from channel_gateway.tables import ChannelOrder
@@ -80,7 +80,7 @@ class SandboxChannel:
 
     def __init__(self, name: str, livemode: bool, settings: ChannelSettings, account: ProviderAccountSettings) -> None:
         self.name = name
-        self.capabilities = Capabilities(operations=settings.operations, notifies=True, queries=True)
+        self.operations = settings.operations
         self.policy = settings.policy()
         self._livemode = livemode
         self._settings = settings

@@ -62,7 +62,7 @@ async def refused(gateway: Gateway, request: Any) -> grpc.aio.AioRpcError:
         ({"amount": money_pb2.Money()}, "amount"),
         ({"amount": money_pb2.Money(currency_code="EUR", amount_minor=0)}, "amount.amount_minor"),
         ({"amount": money_pb2.Money(currency_code="EUR", amount_minor=-1)}, "amount.amount_minor"),
-        ({"amount": money_pb2.Money(currency_code="XXX", amount_minor=1)}, "amount.currency_code"),
+        ({"amount": money_pb2.Money(currency_code="ZZZ", amount_minor=1)}, "amount.currency_code"),
         ({"instruction_id": ""}, "instruction_id"),
         ({"instruction_id": an_id("pay")}, "instruction_id"),
         ({"payment_id": "pay_x"}, "payment_id"),
@@ -221,5 +221,27 @@ async def test_a_full_channel_refuses_before_anything_is_written(tmp_path: Any, 
             assert reason_of(results[n].status) == "CHANNEL_BUSY"
             listing = channel_service_pb2.ListChannelOrdersRequest(payment_id=requests[n].payment_id)
             assert not (await gateway.stub.ListChannelOrders(listing, metadata=metadata())).channel_orders
+    finally:
+        await gateway.stop()
+
+
+async def test_an_operation_the_channel_does_not_declare_is_refused(tmp_path: Any, make_shards: Any) -> None:
+    gateway = await Gateway(tmp_path, make_shards(1), operations=["CHARGE", "REFUND"]).start()
+    try:
+        error = await refused(gateway, gateway.request("PAYOUT"))
+        assert reason_of(error) == "OPERATION_UNSUPPORTED"
+    finally:
+        await gateway.stop()
+
+
+async def test_a_shadow_order_is_refused_where_the_channel_has_no_shadow_account(
+    tmp_path: Any, make_shards: Any
+) -> None:
+    gateway = await Gateway(tmp_path, make_shards(1), shadow=None).start()
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await gateway.submit(gateway.request(), shadow=True)
+        assert reason_of(error.value) == "SHADOW_UNAVAILABLE"
+        assert await gateway.book() == {}
     finally:
         await gateway.stop()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import select
 
+from channel_gateway import notifications
 from channel_gateway.notifications import BODY_BYTES_MAX
 from channel_gateway.signature import HEADER, sign
 from channel_gateway.tables import Notification
@@ -116,3 +118,14 @@ async def test_a_failed_word_about_a_succeeded_order_is_stored_as_mismatched(gat
     assert await notify(gateway, body) == 200
     assert [row.state for row in await stored(gateway, order.channel_order_id)] == ["MISMATCHED"]
     assert await gateway.get(order.channel_order_id) == settled
+
+
+async def test_a_body_that_does_not_come_gives_its_place_up(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "BODY_TIMEOUT_S", 0.1)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with gateway.session.post(gateway.notification_url, data=never()) as answer:
+        assert answer.status == 408

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from channel_gateway import app
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy, ProviderResult, ResultStatus
-from channel_gateway.channels.base import Capabilities, ReceivedNotification
+from channel_gateway.channels.base import ReceivedNotification
 from channel_gateway.commands import HANDOVER_GRACE_MS, MarkSending, Submission, SubmitOrder
 from channel_gateway.contexts import OrderContexts
 from channel_gateway.settings import ChannelSettings
@@ -39,7 +39,7 @@ class ScriptedChannel:
     """A channel that answers what the test says, when the test says."""
 
     name = CHANNEL
-    capabilities = Capabilities(operations=frozenset(ChannelOrderKind), notifies=True, queries=True)
+    operations = frozenset(ChannelOrderKind)
     policy: ChannelPolicy = POLICY
 
     def __init__(self) -> None:
@@ -103,9 +103,7 @@ class Bench:
             token="tok",
             original_channel_order_id="",
         )
-        return await self.store.run(
-            SubmitOrder(Origin.timer(mint(SLOT, NOW_MS)), submission, self.channel.capabilities.operations)
-        )
+        return await self.store.run(SubmitOrder(Origin.timer(mint(SLOT, NOW_MS)), submission, self.channel.operations))
 
     async def stored(self, order: ChannelOrder) -> ChannelOrder:
         table = ChannelOrder.__table__
