@@ -61,7 +61,7 @@ class ChannelSettings(ProviderAccountSettings):
     shadow: ProviderAccountSettings | None = None
     timeout_s: Seconds = 5.0
     connect_timeout_s: Seconds = 2.0
-    max_in_flight: Count = 64  # calls to the provider under way, per process
+    max_in_flight: Count = 128  # calls to the provider under way, per process
     max_queue: Count = 4096  # orders waiting for one; beyond it RESOURCE_EXHAUSTED
     query_ladder_s: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=50)] = (
         2, 5, 15, 60, 300, 900, 3600, 7200, 14400,

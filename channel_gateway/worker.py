@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import structlog
 
@@ -20,7 +21,7 @@ from channel_gateway.contexts import OrderContexts
 from channel_gateway.settings import ChannelSettings
 from channel_gateway.tables import ChannelOrder
 from paykit import telemetry
-from paykit.context import BusinessContext, set_current, unpack
+from paykit.context import set_current, unpack
 from paykit.errors import MeshError, ResourceExhausted
 from paykit.store.command import Origin
 from paykit.store.guard import assert_outside_transaction
@@ -35,7 +36,11 @@ QUEUED = telemetry.gauge("channel_queue_orders", "Orders waiting for a call to t
 _LEASE_MS = 30_000  # how long an order that a timer handed over is left alone
 _RETRY_AFTER_MS = 1_000
 _STOP_GRACE_S = 15.0
+_SETTLING_PER_CALL = 4  # outcomes being committed, for each call that may be under way
 _UNKNOWN = ProviderResult(status=ResultStatus.UNKNOWN)
+_NOT_SENT = ProviderResult(status=ResultStatus.NOT_SENT)
+
+T = TypeVar("T")
 
 
 class Lane:
@@ -54,6 +59,8 @@ class Lane:
         self._being_submitted = 0
         self._held: set[str] = set()
         self._workers: list[asyncio.Task[None]] = []
+        self._settling: set[asyncio.Task[None]] = set()
+        self._settling_slots = asyncio.Semaphore(settings.max_in_flight * _SETTLING_PER_CALL)
         self._seconds = CALL_SECONDS.labels(mode, channel.name)
         self._queued = QUEUED.labels(mode, channel.name)
 
@@ -69,9 +76,10 @@ class Lane:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_GRACE_S):
                 await self.finished()
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        tasks = [*self._workers, *self._settling]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._workers = []
 
     async def finished(self) -> None:
@@ -106,43 +114,57 @@ class Lane:
         while True:
             order = await self._queue.get()
             self._queued.dec()
-            try:
-                await self._carry(order)
-            except MeshError as error:
-                # Nothing is lost: the row says how far it came, and its due time brings it back.
-                log.warning("channel_order_postponed", channel_order_id=order.id, reason=error.reason)
-            except Exception:
-                log.exception("channel_order_failed_here", channel_order_id=order.id)
-            finally:
-                self._held.discard(order.id)
-                self._queue.task_done()
+            outcome = await self._guarded(order, self._carry(order))
+            if outcome is None:
+                self._let_go(order)
+            else:
+                # The commit of an outcome waits for other commits: the next call need not wait for it.
+                await self._settling_slots.acquire()
+                task = asyncio.create_task(self._settle(order, outcome))
+                self._settling.add(task)
+                task.add_done_callback(self._settling.discard)
 
-    async def _carry(self, order: ChannelOrder) -> None:
+    async def _settle(self, order: ChannelOrder, outcome: ApplyResult) -> None:
+        try:
+            await self._guarded(order, self._store.run(outcome))
+        finally:
+            self._settling_slots.release()
+            self._let_go(order)
+
+    async def _guarded(self, order: ChannelOrder, step: Coroutine[Any, Any, T]) -> T | None:
+        """The step's result. Where it fails nothing is lost: the row says how far it came, and is due again."""
+        try:
+            return await step
+        except MeshError as error:
+            log.warning("channel_order_postponed", channel_order_id=order.id, reason=error.reason)
+        except Exception:
+            log.exception("channel_order_failed_here", channel_order_id=order.id)
+        return None
+
+    def _let_go(self, order: ChannelOrder) -> None:
+        self._held.discard(order.id)
+        self._queue.task_done()
+
+    async def _carry(self, order: ChannelOrder) -> ApplyResult | None:
+        """Takes an order to the provider; what is to be stored of it."""
         context = unpack(order.context)
         set_current(context)
+        origin = Origin.timer(context)
+        policy = self.channel.policy
         if order.state == ChannelOrderState.ACCEPTED:
             self._contexts.remember(order.id, context)
-            await self._send(order, context)
-        elif order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
-            result = await self._call("QUERY", order)
-            await self._apply(order, context, result, Source.QUERY)
-
-    async def _send(self, accepted: ChannelOrder, context: BusinessContext) -> None:
-        policy = self.channel.policy
-        order = await self._store.run(MarkSending(Origin.timer(context), accepted.id, policy))
-        if order is None:
-            return
-        assert order.sent_at_ms is not None
-        if self._store.clock.now_ms() - order.sent_at_ms > policy.send_within_ms:
-            return  # too late for a call to be over when others take it for lost: it is asked about instead
-        result = await self._call(order.kind, order)
-        await self._apply(order, context, result, Source.REPLY)
-
-    async def _apply(
-        self, order: ChannelOrder, context: BusinessContext, result: ProviderResult, source: Source
-    ) -> None:
-        command = ApplyResult(Origin.timer(context), order.id, self.channel.policy, result, source)
-        await self._store.run(command)
+            sending = await self._store.run(MarkSending(origin, order.id, policy))
+            if sending is None:
+                return None
+            assert sending.sent_at_ms is not None
+            if self._store.clock.now_ms() - sending.sent_at_ms > policy.send_within_ms:
+                # Too late for a call to be over when others take it for lost; as none was made, another can be.
+                return ApplyResult(origin, order.id, policy, _NOT_SENT, Source.REPLY)
+            result = await self._call(order.kind, sending)
+            return ApplyResult(origin, order.id, policy, result, Source.REPLY)
+        if order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
+            return ApplyResult(origin, order.id, policy, await self._call("QUERY", order), Source.QUERY)
+        return None
 
     async def _call(self, operation: str, order: ChannelOrder) -> ProviderResult:
         assert_outside_transaction()
