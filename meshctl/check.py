@@ -90,10 +90,11 @@ async def audit(
                         stack.push_async_callback(snapshot.close)
                         await snapshot.open()
                         snapshots.append(snapshot)
-        row_count = sum([await s.count(row_type) for s in snapshots for row_type in TABLES[s.service]])
+        counts = {snapshot: await snapshot.counts(TABLES[snapshot.service]) for snapshot in snapshots}
+        row_count = sum(count for by_table in counts.values() for count in by_table.values())
         with Partition(row_count) as partition:
             for snapshot in snapshots:
-                for row_type in TABLES[snapshot.service]:
+                for row_type in [kind for kind, count in counts[snapshot].items() if count]:
                     async for row in snapshot.rows(row_type):
                         take(partition, secrets, snapshot.service, snapshot.shard, snapshot.mode, row)
             if settings.sandbox is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,11 @@ class Snapshot:
             await self._connection.close()
         await self._engine.dispose()
 
-    async def count(self, row_type: type[Row]) -> int:
-        """How many rows a table has."""
-        found = await self._open_connection.execute(select(func.count()).select_from(row_type.__table__))
-        return int(found.scalar_one())
+    async def counts(self, row_types: Sequence[type[Row]]) -> dict[type[Row], int]:
+        """How many rows each of these tables has."""
+        counts = [select(func.count()).select_from(row_type.__table__).scalar_subquery() for row_type in row_types]
+        found = (await self._open_connection.execute(select(*counts))).one()
+        return dict(zip(row_types, found, strict=True))
 
     async def rows(self, row_type: type[Row]) -> AsyncIterator[Row]:
         """All rows of a table by id, a page at a time."""

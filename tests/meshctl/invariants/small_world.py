@@ -12,12 +12,12 @@ from sqlalchemy import select, update
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus, Source
 from channel_gateway.commands import ApplyResult, MarkSending, Submission, SubmitOrder
-from channel_gateway.messages import KIND_OF
+from channel_gateway.messages import KIND_OF, mismatch_event
 from channel_gateway.sandbox.book import Book
 from channel_gateway.sandbox.entries import Kind, OrderBody, OrderRequest, Timing
 from channel_gateway.settings import ChannelGatewaySettings
 from channel_gateway.tables import ChannelOrder
-from meshctl.layout import Ports, configuration
+from meshctl.layout import DatabaseUrl, Ports, configuration
 from meshctl.settings import SERVICES, MeshSettings
 from pay_core.api import PayApi, TransitApi
 from pay_core.consumers import ChannelResults
@@ -67,10 +67,13 @@ BOB = owner_on(0, near=ALICE)
 SHOP = owner_on(1)
 
 
-def settings_in(folder: Path) -> MeshSettings:
-    """The settings of a system whose databases and book lie in ``folder``. Nobody listens anywhere."""
+def settings_in(folder: Path, database_url: DatabaseUrl | None = None) -> MeshSettings:
+    """The settings of a system whose book lies in ``folder``, and its databases where nothing else is said.
+
+    Nobody listens anywhere.
+    """
     content = configuration(
-        lambda service, shard, mode: f"sqlite+aiosqlite:///{folder}/{service}_{shard}_{mode}.db",
+        database_url or (lambda service, shard, mode: f"sqlite+aiosqlite:///{folder}/{service}_{shard}_{mode}.db"),
         {"kind": "embedded", "path": str(folder / "bus")},
         Ports(dict.fromkeys(Ports.choose(preferred=False).by_name, 1)),
         folder / "book.sqlite",
@@ -92,7 +95,6 @@ class SmallWorld:
         catalogue = load({"card": "sandbox_card", "bank": "sandbox_bank"})
         self._policy = Policy(catalogue, ask_after_ms=5_000, ask_after_ms_max=60_000)
         self._stack = AsyncExitStack()
-        self._numbers = itertools.count(1)
 
     async def __aenter__(self) -> SmallWorld:
         for name, store in self.stores.items():
@@ -114,7 +116,7 @@ class SmallWorld:
             raise AssertionError("nothing is asked for here")
 
         self._news = PaymentNews(self.stores["trade_core"], self._policy, Notifier(1), nobody)
-        self._listeners = {
+        self.listeners = {
             "pay_core": results.consumer(),
             "recon": recon_consumers.consumer(cast(ReconSettings, self.settings.recon).rules()),
         }
@@ -155,8 +157,9 @@ class SmallWorld:
     def _origin(self, owner: str, shadow: bool, biz_id: str = "") -> Origin:
         self.clock.advance(1_000)
         context = mint(slot_of(owner), self.clock.now_ms(), shadow=shadow, caller="shop-backend")
+        request_id = f"request-{context.biz_id}"
         context = msgspec.structs.replace(context, biz_id=biz_id or context.biz_id)
-        return Origin.rpc(context, "Order", owner, f"request-{next(self._numbers)}", Money(amount_minor=1))
+        return Origin.rpc(context, "Order", owner, request_id, Money(amount_minor=1))
 
     # What the relay, the bus and the workers do
 
@@ -191,14 +194,15 @@ class SmallWorld:
             try:
                 response = await getattr(self._apis[service], method)(_parse(row, method), None)
             except MeshError as error:
-                assert is_trade, error
+                if not is_trade:
+                    raise
                 await self._news.on_refused(calling, row, error)
                 return
         if is_trade:
             await self._news.on_reply(msgspec.structs.replace(context, caller="reply"), row, response)
 
     async def _announce(self, row: Outbox, context: BusinessContext) -> None:
-        for name, consumer in self._listeners.items():
+        for name, consumer in self.listeners.items():
             if row.destination in consumer.subjects:
                 heard = msgspec.structs.replace(context, caller=f"consumer:{consumer.name}")
                 command = consumer.to_command(heard, row.id, row.destination, row.body)
@@ -291,3 +295,17 @@ async def fill(world: SmallWorld) -> None:
 async def begin(world: SmallWorld) -> None:
     """A purchase whose charge is not answered."""
     await world.order(TradeType.PURCHASE, ALICE, 800, card(SILENT))
+
+
+async def contradict(world: SmallWorld) -> None:
+    """The provider contradicts itself about the charge that is not answered: recon opens a break."""
+    table = ChannelOrder.__table__
+    statement = select(table).where(table.c.state == "UNKNOWN")
+    (order,) = await world.stores["channel_gateway"].fetch_everywhere(ChannelOrder, statement, shadow=False)
+    context = msgspec.structs.replace(business.unpack(order.context), caller="consumer:matcher")
+    body = mismatch_event(order, "said SUCCEEDED, then FAILED").SerializeToString()
+    consumer = world.listeners["recon"]
+    command = consumer.to_command(context, "msg-of-the-test", recon_consumers.MISMATCH_FOUND, body)
+    assert command is not None
+    await world.stores["recon"].run(command)
+    await world.carry()
