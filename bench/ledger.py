@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy.exc import DBAPIError
@@ -31,6 +32,7 @@ from paykit.store.store import Store
 
 CALLERS = 64
 ACCOUNTS = 1000
+EXECUTOR, BASELINE = "executor", "one transaction per request"
 BASELINE_CONNECTIONS = 16  # more are slower here: the server has two cores
 
 _CLOCK = SystemClock()
@@ -102,15 +104,19 @@ class OnePerTransaction:
             await engines.dispose()
 
 
+async def _one(execute: Callable[[LedgerTransfer], Awaitable[object]], pick: Callable[[], LedgerTransfer]) -> None:
+    await execute(pick())
+
+
 async def run(shards: dict[str, ShardSettings], rounds: int, seconds: float) -> dict[tuple[str, str], list[Sample]]:
-    """Interleaved samples by (accounts, way): ways are "executor" and "one transaction per request"."""
+    """Interleaved samples by (accounts, way): ways are EXECUTOR and BASELINE."""
     await migrate("pay_core", shards, 1)
     store = Store("pay_core", shards, 1, _CLOCK, ExecutorSettings())
     await store.start()
     baseline = OnePerTransaction(shards, store)
     ways: dict[str, Callable[[LedgerTransfer], Awaitable[object]]] = {
-        "executor": store.run,
-        "one transaction per request": baseline.run,
+        EXECUTOR: store.run,
+        BASELINE: baseline.run,
     }
     samples: dict[tuple[str, str], list[Sample]] = {}
     try:
@@ -120,10 +126,7 @@ async def run(shards: dict[str, ShardSettings], rounds: int, seconds: float) -> 
         for _ in range(rounds):
             for accounts, pick in PICKS.items():
                 for way, execute in ways.items():
-
-                    async def one(execute: Callable[[LedgerTransfer], Awaitable[object]] = execute) -> None:
-                        await execute(pick())
-
+                    one = partial(_one, execute, pick)
                     samples.setdefault((accounts, way), []).append(await drive(one, CALLERS, seconds))
     finally:
         await baseline.close()
