@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,11 @@ BACKENDS = (
     pytest.param("sqlite"),
     pytest.param("mariadb", marks=pytest.mark.mariadb),
 )
+
+
+def pytest_configure() -> None:
+    """Lets a run that is asked to end (SIGTERM) take its fixtures down, servers among them, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class MakeDatabases(Protocol):
