@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 from sqlalchemy import LargeBinary
@@ -72,9 +73,14 @@ def legs_of(row: Row) -> Iterable[Leg]:
 
 def lightened(row: Row) -> Row:
     """The row without the bytes that only its own service can read."""
-    columns = row.__table__.columns
-    heavy = [c.name for c in columns if isinstance(c.type, LargeBinary) and getattr(row, c.name) is not None]
-    return msgspec.structs.replace(row, **dict.fromkeys(heavy, b"")) if heavy else row
+    heavy = _heavy(type(row))
+    return msgspec.structs.replace(row, **heavy) if heavy else row
+
+
+@lru_cache(maxsize=64)
+def _heavy(row_type: type[Row]) -> dict[str, bytes]:
+    """The columns of bytes, empty."""
+    return {column.name: b"" for column in row_type.__table__.columns if isinstance(column.type, LargeBinary)}
 
 
 def _bookings(row: Journal) -> _Bookings | None:

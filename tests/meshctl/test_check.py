@@ -20,8 +20,20 @@ from meshctl.settings import SERVICES, MeshSettings
 from paykit.clock import ManualClock, SystemClock
 from paykit.errors import ConfigurationError
 from tests.conftest import MakeDatabases
-from tests.meshctl.invariants.plants import PLANTS, TRADE, Plant
+from tests.meshctl.invariants import money_plants, record_plants
+from tests.meshctl.invariants.plants import TRADE, Plant
 from tests.meshctl.invariants.small_world import SmallWorld, begin, contradict, fill, settings_in
+
+PLANTS = (
+    *money_plants.LEDGER,
+    *money_plants.PROVIDER,
+    *record_plants.STATES,
+    *record_plants.LIVENESS,
+    *record_plants.ANSWERS,
+    *record_plants.MESSAGES,
+    *record_plants.PLACEMENT,
+    *record_plants.AUDIT,
+)
 
 
 class Stored(NamedTuple):
