@@ -45,6 +45,10 @@ FULL = Scale(rounds=3, ledger_s=8, grpc_s=10, purchase_s=20, bare_s=10)
 QUICK = Scale(rounds=1, ledger_s=2, grpc_s=3, purchase_s=5, bare_s=3)
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="One short round: shows that it works, measures little.")] = (
         False
@@ -147,4 +151,4 @@ def _check(stack: Stack) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

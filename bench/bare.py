@@ -122,7 +122,7 @@ def _rows_in(service: str, url: str) -> list[Rows]:
     engine = create_engine(make_url(url).set(drivername="mysql+pymysql"), poolclass=NullPool)
     with engine.connect() as connection:
         found = [
-            Rows(name, [tuple(row) for row in connection.execute(select(table))])
+            Rows(str(name), [tuple(row) for row in connection.execute(select(table))])
             for name, table in _tables(service).items()
         ]
     return [part for part in found if part.rows]
@@ -138,7 +138,7 @@ async def make_scratch(sampled: Sampled) -> None:
     for database in sampled.databases:
         url = make_url(database.scratch_url)
         assert url.database is not None
-        create_database(url.set(database=None).render_as_string(hide_password=False), url.database)
+        create_database(url.set(database="").render_as_string(hide_password=False), url.database)
         await migrate(database.service, {database.shard: ShardSettings(live=database.scratch_url)}, 1)
 
 

@@ -63,7 +63,7 @@ def work(stack: Stack) -> Counts:
             if sample.name in _METRICS:
                 counts[name, _METRICS[sample.name]] += sample.value
     for server, shard in zip(MARIADB_SERVERS, SHARDS, strict=True):
-        url = make_url(settings.service(SERVICES[0]).shards[shard].live).set(drivername="mysql+pymysql", database=None)
+        url = make_url(settings.service(SERVICES[0]).shards[shard].live).set(drivername="mysql+pymysql")
         with create_engine(url, poolclass=NullPool).connect() as connection:
             for variable, value in connection.execute(text("SHOW GLOBAL STATUS")):
                 if variable in _STATUS:

@@ -24,11 +24,11 @@ from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.batch import Batch
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.engines import ShardEngines, is_contention
-from paykit.store.executor import Waiting, prepare_batch
 from paykit.store.migrate import migrate
 from paykit.store.row import Key
 from paykit.store.statements import StaleRow
 from paykit.store.store import Store
+from paykit.store.transaction import Waiting, prepare_batch
 
 CALLERS = 64
 ACCOUNTS = 1000

@@ -39,6 +39,10 @@ _STARTING = ("<frozen", "meshctl/", "typer/", "uvloop/__init__", "asyncio/runner
 Samples = Counter[tuple[str, ...]]  # stack, outermost first, without lines -> how often it was seen
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     unary: Annotated[bool, typer.Option("--unary", help="Single calls instead of Batch messages of 100.")] = False,
     seconds: Annotated[float, typer.Option(help="How long each of the two runs lasts, after its warming.")] = 15,
@@ -183,4 +187,4 @@ def _spy(pid: int, output: Path, seconds: float) -> subprocess.Popen[bytes]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

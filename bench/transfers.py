@@ -65,12 +65,17 @@ BATCH = Load(config="", callers=4, batch=100, seconds=10)
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Payers and payees, each pair on a slot of its own choosing."""
-    chosen = []
-    for number in range(PAIRS):
-        payer = f"payer{number}"
-        names = (f"payee{number}.{attempt}" for attempt in itertools.count())
-        chosen.append((payer, next(name for name in names if slot_of(name) == slot_of(payer))))
+    """Payers and payees, each pair on a slot."""
+    chosen: list[tuple[str, str]] = []
+    alone: dict[int, str] = {}
+    for name in (f"owner{number}" for number in itertools.count()):
+        other = alone.pop(slot_of(name), None)
+        if other is None:
+            alone[slot_of(name)] = name
+        else:
+            chosen.append((other, name))
+        if len(chosen) == PAIRS:
+            break
     return chosen
 
 
@@ -120,9 +125,9 @@ def _checked(result: Any) -> Any:
     return result.response
 
 
-def _requests() -> Iterator[tuple[context.BusinessContext, TransferRequest]]:
+def _requests(owners: list[tuple[str, str]]) -> Iterator[tuple[context.BusinessContext, TransferRequest]]:
     """Transfers between random pairs, without end."""
-    run, owners = secrets.token_hex(6), pairs()
+    run = secrets.token_hex(6)
     amount = Money(currency_code="EUR", amount_minor=1)
     balance = payment_pb2.Funding(balance=payment_pb2.BalanceFunding())
     for number in itertools.count():
@@ -140,7 +145,7 @@ def _requests() -> Iterator[tuple[context.BusinessContext, TransferRequest]]:
 
 
 def _unary(stub: Any) -> Callable[[], Any]:
-    requests = _requests()
+    requests = _requests(pairs())
 
     async def transfer() -> None:
         business, request = next(requests)
@@ -151,7 +156,7 @@ def _unary(stub: Any) -> Callable[[], Any]:
 
 
 def _batch(stub: Any, size: int) -> Callable[[], Any]:
-    requests = _requests()
+    requests = _requests(pairs())
 
     async def transfer() -> None:
         items = [
