@@ -35,7 +35,7 @@ PAYMENT_FAILED = "pay.payment_failed"
 _FORWARD = Direction.FORWARD
 
 
-class PaymentView(msgspec.Struct, frozen=True):
+class PaymentView(msgspec.Struct, frozen=True, array_like=True):
     """A payment with its chain, by seq."""
 
     payment: Payment

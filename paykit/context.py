@@ -22,7 +22,7 @@ TRACEPARENT = "traceparent"
 MODES = ("live", "shadow")
 
 
-class BusinessContext(msgspec.Struct, frozen=True):
+class BusinessContext(msgspec.Struct, frozen=True, array_like=True):
     """What accompanies one business operation. Equal in every hop but for ``caller`` and ``deadline_ms``.
 
     ``caller`` is the authenticated peer of this hop and is never taken from metadata. ``deadline_ms`` is Unix

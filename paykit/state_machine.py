@@ -20,6 +20,8 @@ class HasState(Protocol):
     def state(self) -> str: ...
 
 
+_NOTHING: frozenset[Any] = frozenset()
+
 S = TypeVar("S", bound=StrEnum)
 R = TypeVar("R", bound=HasState)
 
@@ -32,16 +34,16 @@ class StateMachine(Generic[S]):
         self.entity = entity
         self.states = states
         self.initial = initial
-        self.transitions = dict(transitions)
+        self.transitions: Mapping[Any, frozenset[S]] = dict(transitions)  # a StrEnum is found by its plain string
         self.terminal = frozenset(state for state, after in transitions.items() if not after)
 
     def is_terminal(self, state: str) -> bool:
         """Whether nothing may follow ``state``."""
-        return self.states(state) in self.terminal
+        return state in self.terminal
 
     def allows(self, before: str, after: S) -> bool:
         """Whether ``after`` may follow ``before``."""
-        return after in self.transitions[self.states(before)]
+        return after in self.transitions.get(before, _NOTHING)
 
     def move(self, record: R, after: S, **changes: Any) -> R:
         """The record in state ``after``, other fields changed too; FailedPrecondition where that is illegal."""

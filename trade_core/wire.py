@@ -31,7 +31,7 @@ RELATION_KIND = _numbers(RelationKind, "RELATION_KIND_", trade_pb2.RelationKind.
 TYPE_BY_NUMBER: dict[int, TradeType] = {number: TradeType(name) for name, number in TRADE_TYPE.items()}
 
 
-class TradeView(msgspec.Struct, frozen=True):
+class TradeView(msgspec.Struct, frozen=True, array_like=True):
     """A trade with as many of its parts as the occasion asks for."""
 
     trade: Trade

@@ -63,6 +63,7 @@ def _mysql_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSe
         pool_timeout=settings.pool_timeout_s,
         pool_recycle=int(settings.pool_recycle_s),
         pool_reset_on_return=None,
+        execution_options={"no_parameters": True},  # else the driver looks for marks in texts that have none
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": 5,
@@ -91,6 +92,7 @@ def _sqlite_engine(url: str, isolation: str, pool_size: int, settings: ExecutorS
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_s,
+        execution_options={"no_parameters": True},
         connect_args={"isolation_level": None, "timeout": settings.lock_timeout_s},
     )
 
@@ -116,6 +118,8 @@ async def _check_mysql(connection: AsyncConnection, address: str) -> None:
             )
     if "STRICT_TRANS_TABLES" not in found.get("sql_mode", "") and "STRICT_ALL_TABLES" not in found.get("sql_mode", ""):
         raise ConfigurationError(f"database {address}: sql_mode must be strict: values would be cut in silence")
+    if "NO_BACKSLASH_ESCAPES" in found.get("sql_mode", ""):
+        raise ConfigurationError(f"database {address}: sql_mode must not have NO_BACKSLASH_ESCAPES: texts are escaped")
 
 
 async def _check_sqlite(connection: AsyncConnection, address: str) -> None:

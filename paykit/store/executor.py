@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Executable, select
+from sqlalchemy import Executable, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,45 +24,18 @@ from paykit.clock import Clock
 from paykit.errors import Aborted, DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 from paykit.settings import ExecutorSettings
 from paykit.store import metrics
-from paykit.store.batch import Batch, LoadedSoFar, NotLoaded
+from paykit.store.batch import Batch
 from paykit.store.command import Command
 from paykit.store.engines import ShardEngines, is_connection_loss, is_contention
 from paykit.store.guard import transaction_open
-from paykit.store.replay import first_result
-from paykit.store.row import Key, Row
-from paykit.store.statements import StaleRow, insert_rows, load, update_rows
-from paykit.store.system import CommandRecord, Outbox, ShardEpoch
+from paykit.store.statements import StaleRow
+from paykit.store.system import CommandRecord, Outbox
+from paykit.store.transaction import StaleEpoch, Waiting, prepare_batch
 
 log = structlog.get_logger()
 
-_MAX_ROUNDS = 6
 _RECORD = CommandRecord
 OnCommit = Callable[[str, str, list[Outbox]], None]
-
-
-class StaleEpoch(Exception):
-    """The shard has moved on to another epoch of the shard map."""
-
-
-class Waiting:
-    """A command in a lane."""
-
-    __slots__ = ("command", "deferrals", "future", "since_s")
-
-    def __init__(self, command: Command[Any], future: asyncio.Future[Any], since_s: float) -> None:
-        self.command = command
-        self.future = future
-        self.since_s = since_s
-        self.deferrals = 0
-
-    def resolve(self, result: Any) -> None:
-        if not self.future.done():
-            self.future.set_result(result)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # a caller that went away must not make the loop complain
 
 
 class Lane:
@@ -256,84 +229,6 @@ class Lane:
             log.debug("connection_close_failed", shard=self.shard.label)
 
 
-class Outcome:
-    """What became of each command of a batch."""
-
-    __slots__ = ("deferred", "done", "refused")
-
-    def __init__(self) -> None:
-        self.done: list[tuple[Waiting, Any]] = []
-        self.refused: list[tuple[Waiting, Exception]] = []
-        self.deferred: list[Waiting] = []
-
-
-def prepare_batch(connection: Connection, batch: Batch, waiting: list[Waiting], epoch: int, locks: bool) -> Outcome:
-    """Loads, decides and writes one batch; everything but the commit."""
-    _check_epoch(connection, epoch, locks)
-    _load(connection, batch, {Key(_RECORD, "id", w.command.origin.key) for w in waiting if w.command.origin.key}, False)
-    _load_rows(connection, batch, [w.command for w in waiting], locks)
-    outcome = _decide(batch, waiting)
-    for row_type, rows in batch.inserts():
-        insert_rows(connection, row_type, rows)
-    for row_type, changes in batch.updates():
-        update_rows(connection, row_type, changes)
-    return outcome
-
-
-def _check_epoch(connection: Connection, epoch: int, locks: bool) -> None:
-    # Locked for sharing: who moves the shard to another epoch waits for the batches under way.
-    table = ShardEpoch.__table__
-    statement = select(table.c.epoch).where(table.c.id == "epoch")
-    found = connection.execute(statement.with_for_update(read=True) if locks else statement).scalar_one()
-    if found != epoch:
-        raise StaleEpoch(f"the shard is at epoch {found} of the shard map, this process at {epoch}")
-
-
-def _load(connection: Connection, batch: Batch, keys: set[Key], lock: bool) -> bool:
-    missing = batch.missing(keys)
-    for (row_type, column), values in missing.items():
-        rows: list[Row] = load(connection, row_type, column, values, lock)
-        batch.table(row_type).add_loaded(column, values, rows)
-    return bool(missing)
-
-
-def _load_rows(connection: Connection, batch: Batch, commands: Sequence[Command[Any]], locks: bool) -> None:
-    """Loads what the commands read, round by round, until they name nothing new."""
-    records = batch.table(_RECORD).current
-    pending = [command for command in commands if command.origin.key not in records]
-    loaded = LoadedSoFar(batch)
-    for _ in range(_MAX_ROUNDS):
-        keys: set[Key] = set()
-        for command in pending:
-            keys.update(command.reads(loaded))
-        if not _load(connection, batch, keys, locks):
-            return
-    raise AssertionError(f"still naming new rows after {_MAX_ROUNDS} rounds: {sorted({c.name for c in pending})}")
-
-
-def _decide(batch: Batch, waiting: list[Waiting]) -> Outcome:
-    outcome = Outcome()
-    for item in waiting:
-        command = item.command
-        try:
-            recorded = batch.get(_RECORD, command.origin.key) if command.origin.key else None
-            result = batch.decide(command) if recorded is None else first_result(command, recorded)
-            outcome.done.append((item, result))
-        except NotLoaded as error:
-            # An earlier command of this batch changed where the rows lead: with fresh rows in the next one.
-            if batch.is_changed:
-                outcome.deferred.append(item)
-            else:
-                bug = AssertionError(f"{command.name} decides on rows that it does not read: {error}")
-                outcome.refused.append((item, bug))
-        except MeshError as error:
-            outcome.refused.append((item, error))
-        except Exception as error:  # a bug in one decision is that command's own failure
-            log.exception("decision_failed", command=command.name)
-            outcome.refused.append((item, error))
-    return outcome
-
-
 def _caused(error: MeshError, cause: Exception) -> MeshError:
     error.__cause__ = cause
     return error
@@ -359,7 +254,7 @@ class ShardExecutor:
         self.loop_time = asyncio.get_running_loop().time
         self._on_commit = on_commit
         self._outbox_grace_ms = outbox_grace_ms
-        self._seconds_per_command = 0.001
+        self._batch_seconds = 0.01
         self._lanes = [Lane(self, number) for number in range(1 if engines.is_sqlite else settings.lanes)]
         self._accepting = True
 
@@ -370,7 +265,7 @@ class ShardExecutor:
         lane = self._lanes[command.slot % len(self._lanes)]
         # What was accepted before (events, timers) is finished before new requests are let in.
         bound = self.settings.max_queue if command.origin.trigger == "rpc" else 2 * self.settings.max_queue
-        if len(lane.queue) >= bound or len(lane.queue) * self._seconds_per_command > self.settings.max_wait_s:
+        if len(lane.queue) >= bound or self._wait_s(lane) > self.settings.max_wait_s:
             metrics.COMMANDS.labels(command.name, "overloaded").inc()
             raise self.overloaded()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -379,10 +274,8 @@ class ShardExecutor:
 
     async def housekeep(self, statement: Executable, parameters: Any = None) -> int:
         """One bulk statement in a transaction of its own; the number of rows it matched."""
-        async with self.engines.writer.connect() as connection:
-            result = await connection.execute(statement, parameters)
-            await connection.commit()
-            return int(result.rowcount)
+        async with self.engines.reader.connect() as connection:  # it commits each statement by itself
+            return int((await connection.execute(statement, parameters)).rowcount)
 
     def new_batch(self) -> Batch:
         return Batch(self.clock.now_ms(), self._outbox_grace_ms)
@@ -391,12 +284,15 @@ class ShardExecutor:
         self._on_commit(self.mode, self.name, rows)
 
     def overloaded(self) -> ResourceExhausted:
-        waiting = max(len(lane.queue) for lane in self._lanes)
-        retry_after_ms = min(5000, 50 + int(1000 * waiting * self._seconds_per_command))
+        retry_after_ms = min(5000, 50 + int(1000 * max(self._wait_s(lane) for lane in self._lanes)))
         return ResourceExhausted("too many commands are waiting", retry_after_ms=retry_after_ms)
 
+    def _wait_s(self, lane: Lane) -> float:
+        """How long what is queued now will take: whole batches, as long as they took lately."""
+        return self._batch_seconds * (len(lane.queue) // self.settings.max_batch)
+
     def note_batch(self, size: int, seconds: float) -> None:
-        self._seconds_per_command = 0.9 * self._seconds_per_command + 0.1 * seconds / size
+        self._batch_seconds = 0.9 * self._batch_seconds + 0.1 * seconds
         metrics.BATCH_SIZE.labels(self.label).observe(size)
         metrics.BATCH_SECONDS.labels(self.label).observe(seconds)
         metrics.WAITING.labels(self.label).set(sum(len(lane.queue) for lane in self._lanes))

@@ -41,8 +41,11 @@ Minor = Annotated[int, BigInteger()]  # minor units of a currency
 Small = Annotated[int, Integer()]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What every row has. ``version`` starts at 1 and steps by one with every change; the executor keeps it."""
+class Row(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What every row has. ``version`` starts at 1 and steps by one with every change; the executor keeps it.
+
+    Stored results hold rows as arrays: a new column goes to the end of its class and has a default.
+    """
 
     __entity__: ClassVar[str]  # the table's name
     __table__: ClassVar[Table]

@@ -1,84 +1,137 @@
-"""Bulk statements: one per table and batch. Built by SQLAlchemy Core once per shape, kept as driver SQL."""
+"""Bulk statements: one per table and batch.
+
+SQLAlchemy Core writes each statement once per table and shape, with marks where values go; what remains per batch is to
+fill the marks with literals and to send the text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Dialect, Select, bindparam, case, insert, select, update
+from sqlalchemy import Connection, Dialect, insert, literal_column, select, update
 
+from paykit.store.literals import Literal, literal_of
 from paykit.store.row import Row, RowT
+
+_MARK = "@@"
+_STATEMENT_CHARS_MAX = 400_000  # SQLite takes a million bytes, and servers have a packet limit
 
 
 class StaleRow(Exception):
     """A compare-and-set matched fewer rows than it should: somebody else changed one."""
 
 
-@lru_cache(maxsize=1024)
-def _select(row_type: type[Row], column: str, lock: bool) -> Select[Any]:
-    table = row_type.__table__
-    by = table.c[column]
-    statement = select(table).where(by.in_(bindparam("values", expanding=True))).order_by(table.c.id)
-    return statement.with_for_update() if lock else statement
+class Table:
+    """What is needed to write statements about the table of a row type for one dialect."""
+
+    def __init__(self, row_type: type[Row], dialect: Dialect) -> None:
+        self.table = row_type.__table__
+        self.names = row_type.__columns__
+        self.literals: dict[str, Literal] = {
+            column.name: literal_of(column.type, dialect) for column in self.table.columns
+        }
+        self._in_order = [self.literals[name] for name in self.names]
+        self._dialect = dialect
+        self._selects: dict[tuple[str, bool], tuple[str, str]] = {}
+        self._updates: dict[tuple[str, ...], list[str]] = {}
+        statement = insert(self.table).values({name: literal_column(_MARK) for name in self.names})
+        self.insert_head = self._text(statement).partition(f"({_MARK}")[0]
+
+    def _text(self, statement: Any) -> str:
+        return str(statement.compile(dialect=self._dialect))
+
+    def row(self, row: Row) -> str:
+        """``(1, 'a', NULL)``"""
+        values = [literal(value) for literal, value in zip(self._in_order, msgspec.structs.astuple(row), strict=True)]
+        return "(" + ",".join(values) + ")"
+
+    def select(self, column: str, values: Sequence[str], lock: bool) -> str:
+        """Selects the rows whose ``column`` is one of ``values``, by id."""
+        parts = self._selects.get((column, lock))
+        if parts is None:
+            wanted = self.table.c[column].in_([literal_column(_MARK)])
+            statement = select(self.table).where(wanted).order_by(self.table.c.id)
+            head, _, tail = self._text(statement.with_for_update() if lock else statement).partition(_MARK)
+            parts = self._selects[column, lock] = (head, tail)
+        literal = self.literals[column]
+        return parts[0] + ",".join([literal(value) for value in values]) + parts[1]
+
+    def update(self, columns: tuple[str, ...], changes: Sequence[tuple[Row, Row]]) -> str:
+        """Sets ``columns`` and the version of all rows by ``CASE id``, where every version is still the one read."""
+        parts = self._updates.get(columns)
+        if parts is None:
+            mark: Any = literal_column(_MARK)
+            table = self.table
+            statement = (
+                update(table)
+                .values(dict.fromkeys((*columns, "version"), mark))
+                # The ids alone first: the version's CASE would not use the primary key.
+                .where(table.c.id.in_([mark]), table.c.version == mark)
+            )
+            parts = self._updates[columns] = self._text(statement).split(_MARK)
+            assert len(parts) == len(columns) + 4
+        id_literal = self.literals["id"]
+        ids = [id_literal(after.id) for _, after in changes]
+        # SET lists the columns in the table's order, not in ours.
+        ordered = [name for name in self.names if name == "version" or name in columns]
+        fills = [_case(ids, [self.literals[name](getattr(after, name)) for _, after in changes]) for name in ordered]
+        fills += [",".join(ids), _case(ids, [_version(before) for before, _ in changes])]
+        return "".join([piece for pair in zip(parts, fills, strict=False) for piece in pair]) + parts[-1]
+
+
+def _version(row: Row) -> str:
+    return str(row.version)
+
+
+def _case(ids: list[str], values: list[str]) -> str:
+    whens = " ".join([f"WHEN {id_} THEN {value}" for id_, value in zip(ids, values, strict=True)])
+    return f"CASE id {whens} END"
+
+
+@lru_cache(maxsize=256)
+def _table(row_type: type[Row], dialect: Dialect) -> Table:
+    return Table(row_type, dialect)
 
 
 def load(connection: Connection, row_type: type[RowT], column: str, values: Sequence[str], lock: bool) -> list[RowT]:
     """The rows whose ``column`` is one of ``values``, locked for the transaction where ``lock`` says so."""
     names = row_type.__columns__
-    found = connection.execute(_select(row_type, column, lock), {"values": values})
-    return [row_type(**dict(zip(names, record, strict=True))) for record in found.cursor.fetchall()]
-
-
-@lru_cache(maxsize=256)
-def _insert(row_type: type[Row], dialect: Dialect) -> str:
-    return str(insert(row_type.__table__).compile(dialect=dialect))
+    # Columns that rows are looked up by are ASCII: MySQL refuses to compare them with anything else, and none matches.
+    values = [value for value in values if value.isascii()]
+    if not values:
+        return []
+    sql = _table(row_type, connection.dialect).select(column, values, lock)
+    found = connection.exec_driver_sql(sql).cursor.fetchall()
+    return [row_type(**dict(zip(names, record, strict=True))) for record in found]
 
 
 def insert_rows(connection: Connection, row_type: type[Row], rows: Sequence[Row]) -> None:
-    """Inserts all rows with one multi-row statement."""
-    sql = _insert(row_type, connection.dialect)
-    connection.exec_driver_sql(sql, [msgspec.structs.astuple(row) for row in rows])
+    """Inserts all rows with one multi-row statement, or a few where they are large."""
+    table = _table(row_type, connection.dialect)
+    for values in _chunks([table.row(row) for row in rows]):
+        connection.exec_driver_sql(table.insert_head + values)
 
 
-@lru_cache(maxsize=2048)
-def _update(row_type: type[Row], columns: tuple[str, ...], count: int, dialect: Dialect) -> tuple[str, tuple[str, ...]]:
-    """The statement and the order of its parameters for ``count`` rows: ids k0…, versions v0…, values <column>.0…"""
-    table = row_type.__table__
-    keys = [bindparam(f"k{i}", type_=table.c.id.type) for i in range(count)]
-
-    def by_id(column: str, name: str) -> Any:
-        kind = table.c[column].type
-        return case(*[(keys[i], bindparam(f"{name}{i}", type_=kind)) for i in range(count)], value=table.c.id)
-
-    statement = (
-        update(table)
-        .values({column: by_id(column, f"{column}_") for column in columns} | {"version": by_id("version", "w")})
-        # The ids alone first: the tuple of id and version would not use the primary key on every server.
-        .where(table.c.id.in_(keys), table.c.version == by_id("version", "v"))
-    )
-    compiled = statement.compile(dialect=dialect)
-    assert compiled.positiontup is not None
-    return str(compiled), tuple(compiled.positiontup)
+def _chunks(rows: list[str]) -> Iterator[str]:
+    start, size = 0, 0
+    for end, row in enumerate(rows):
+        if size + len(row) > _STATEMENT_CHARS_MAX and end > start:
+            yield ",".join(rows[start:end])
+            start, size = end, 0
+        size += len(row) + 1
+    yield ",".join(rows[start:])
 
 
 def update_rows(connection: Connection, row_type: type[Row], changes: Sequence[tuple[Row, Row]]) -> None:
     """Compare-and-set of all (before, after) pairs with one statement; StaleRow where any was changed meanwhile."""
     columns = changed_columns(row_type, changes)
-    count = 1 << (len(changes) - 1).bit_length()  # few shapes: padded to a power of two by repeating the last pair
-    sql, order = _update(row_type, columns, count, connection.dialect)
-    values: dict[str, Any] = {}
-    for i in range(count):
-        before, after = changes[min(i, len(changes) - 1)]
-        values[f"k{i}"] = after.id
-        values[f"v{i}"] = before.version
-        values[f"w{i}"] = after.version
-        for column in columns:
-            values[f"{column}_{i}"] = getattr(after, column)
-    matched = connection.exec_driver_sql(sql, tuple([values[name] for name in order])).rowcount
+    sql = _table(row_type, connection.dialect).update(columns, changes)
+    matched = connection.exec_driver_sql(sql).rowcount
     if matched != len(changes):
-        raise StaleRow(f"{row_type.__table__.name}: {matched} of {len(changes)} rows matched")
+        raise StaleRow(f"{row_type.__entity__}: {matched} of {len(changes)} rows matched")
 
 
 def changed_columns(row_type: type[Row], changes: Sequence[tuple[Row, Row]]) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ async def test_lets_each_command_see_what_earlier_ones_of_its_batch_did(store: S
         *(store.run(MoveCoins("ann", -1, f"take{i}")) for i in range(80)), return_exceptions=True
     )
     refused = [outcome for outcome in outcomes if isinstance(outcome, FailedPrecondition)]
+    assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == refused
     assert len(refused) == 30
     assert await coins_of(store, "ann") == 0
 
