@@ -64,12 +64,18 @@ def trace(
 
 
 @app.command()
-def check(config: Config = None) -> None:
+def check(
+    config: Config = None,
+    settled: Annotated[
+        bool, typer.Option(help="Nothing is under way: whatever is not terminal is a violation.")
+    ] = False,
+    stated_time_s: Annotated[float, typer.Option(help="Seconds within which every order ends or has a break.")] = 900,
+) -> None:
     """Check every invariant over all shards and the provider's book; exit 1 on a violation."""
     path = _found(config)
     from meshctl import check as command
 
-    raise typer.Exit(command.run(path))
+    raise typer.Exit(command.run(path, settled, stated_time_s))
 
 
 @app.command()
