@@ -18,7 +18,7 @@ from meshctl.scenarios import SCENARIOS, Desk, Scenario, ScenarioFailed
 from meshctl.settings import SERVICES, MeshSettings, load_mesh
 from meshctl.timeline import gather
 from meshctl.trace import tree, wide_console
-from paykit.errors import ConfigurationError, MeshError
+from paykit.errors import ConfigurationError, MeshError, Unavailable
 from paykit.rpc import loop
 from paykit.rpc.channels import Channels
 from paymesh.recon.v1 import recon_service_pb2, recon_service_pb2_grpc
@@ -53,7 +53,11 @@ async def _embedded(directory: Path) -> int:
     console.print(f"starting four services and the sandbox provider in {directory} …")
     async with EmbeddedMesh(directory) as mesh:
         outcomes = await _run_all(console, mesh.settings)
-        await mesh.settle()
+        try:
+            await mesh.settle()
+        except TimeoutError as error:
+            # What is not over yet violates an invariant of a settled system: the checker says which.
+            console.print(f"[bold red]✗ {escape(str(error))}[/]")
         is_clean = await _is_clean(console, mesh.settings, settled=True)
     return _conclude(console, outcomes, is_clean, directory / "paymesh.toml")
 
@@ -80,7 +84,10 @@ async def _run_all(console: Console, settings: MeshSettings) -> list[Outcome]:
     channels = Channels(settings.addresses, settings.tls)
     try:
         for service in SERVICES:
-            await channels.wait_ready(service, CONNECT_TIMEOUT_S)
+            try:
+                await channels.wait_ready(service, CONNECT_TIMEOUT_S)
+            except Unavailable as error:
+                raise ConfigurationError(error.message) from error
         outcomes = [
             await _show(console, channels, number, scenario) for number, scenario in enumerate(SCENARIOS, start=1)
         ]

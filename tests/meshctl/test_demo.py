@@ -98,6 +98,13 @@ def test_a_folder_that_something_else_lives_in_is_left_alone(tmp_path: Path) -> 
     assert (tmp_path / "thesis.odt").read_text() == "years of work"
 
 
+def test_a_system_that_does_not_run_is_named_with_its_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "CONNECT_TIMEOUT_S", 0.2)
+    asleep = EmbeddedMesh(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"pay_core cannot be reached at {asleep.addresses['pay_core']}"):
+        demo.run(tmp_path, asleep.config)
+
+
 def test_scenarios_have_names_of_their_own() -> None:
     assert len({scenario.name for scenario in SCENARIOS}) == len({s.title for s in SCENARIOS}) == len(SCENARIOS)
 
