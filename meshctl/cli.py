@@ -66,9 +66,7 @@ def trace(
 @app.command()
 def check(
     config: Config = None,
-    settled: Annotated[
-        bool, typer.Option(help="Nothing is under way: whatever is not terminal is a violation.")
-    ] = False,
+    settled: Annotated[bool, typer.Option(help="Nothing is under way; what is not terminal is wrong.")] = False,
     stated_time_s: Annotated[float, typer.Option(help="Seconds within which every order ends or has a break.")] = 900,
 ) -> None:
     """Check every invariant over all shards and the provider's book; exit 1 on a violation."""

@@ -75,7 +75,7 @@ class Orchestration:
     @classmethod
     def start(cls, work: Work, payment: Payment, steps: list[Step], result_due_ms: int) -> Orchestration:
         """A new payment, its chain persisted."""
-        work.insert(payment, parent_id=payment.original_payment_id or payment.source_id, note=payment.operation)
+        work.insert(payment, parent_id=payment.source_id or payment.original_payment_id or "", note=payment.operation)
         run = cls(work, payment, [], result_due_ms)
         run._append(steps, Direction.FORWARD)
         return run
@@ -174,7 +174,7 @@ class Orchestration:
         moved = PAYMENT.move(
             self.payment, state, due_at_ms=None, failure_reason=failure_reason, finished_at_ms=self.work.now_ms
         )
-        parent_id = moved.original_payment_id or moved.source_id
+        parent_id = moved.source_id or moved.original_payment_id or ""
         self.payment = self.work.update(moved, parent_id=parent_id, note=failure_reason)
         if self.payment.operation == Operation.REFUND:
             self._settle_original(succeeded=not failure_reason)
