@@ -7,12 +7,13 @@ once undisturbed, to read what each process used and did, and once while py-spy 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -22,19 +23,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench import children, counters, purchases
+from bench import children, counters, purchases, report
 from meshctl.processes import require_program
 from meshctl.settings import SANDBOX, SERVICES
 from meshctl.stack import Stack, running_stack
 
 SAMPLES_PER_SECOND = 100
 PYTHON = (*SERVICES, SANDBOX)
+SAMPLED = (*PYTHON, "load")
+CPU_HEADINGS = ("process", "CPU ms per purchase", "share")
+PARTS_HEADINGS = ("whose code", "all", *SAMPLED)
+PARTS_MAX = 20
 BUFFER_POOL_MB = 256
 WIDTH = 170
 
 _LINE = re.compile(r":\d+\)$")
 # Below these every stack of the main thread looks alike.
 _STARTING = ("<frozen", "meshctl/", "typer/", "uvloop/__init__", "asyncio/runners", "paykit/rpc/loop", "threading")
+# The thread that serves metrics: py-spy takes its waiting for work.
+_WAITING = "serve_forever"
 
 Samples = Counter[tuple[str, ...]]  # stack, outermost first, without lines -> how often it was seen
 
@@ -50,6 +57,7 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Where the stacks (py-spy raw, for flame graphs) are kept.", show_default=False)
     ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the two CPU tables into docs/performance.md.")] = False,
 ) -> None:
     """Print CPU and work per purchase by process, then where each Python process spends its time."""
     load = msgspec.structs.replace(purchases.UNARY if unary else purchases.BATCH, seconds=seconds)
@@ -58,51 +66,69 @@ def main(
         kept = out or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
         with running_stack(Path(folder) / "stack", buffer_pool_mb=BUFFER_POOL_MB) as stack:
-            for table in undisturbed(stack, load):
-                console.print(table)
-            recordings = sampled(stack, load, kept)
-        for name, recording in recordings.items():
-            samples = read(recording)
-            console.print(parts_table(name, samples), functions_table(name, samples, top))
+            used = undisturbed(stack, load)
+            console.print(used.cpu_table(), used.work_table())
+            samples = {name: read(recording) for name, recording in sampled(stack, load, kept).items()}
+        parts = parts_rows(used, samples)
+        console.print(_table("CPU ms per purchase, by whose code was running", PARTS_HEADINGS, parts))
+        for name, found in samples.items():
+            console.print(functions_table(name, found, top))
+    if write:
+        command = shlex.join(["python", "-m", "bench.profile", *sys.argv[1:]])
+        processes = report.markdown(CPU_HEADINGS, used.cpu_rows(), figures=CPU_HEADINGS[1:])
+        packages = report.markdown(PARTS_HEADINGS, parts, figures=PARTS_HEADINGS[1:])
+        intro = f"{report.made_by(command)}: {used.headline()}.\n{report.machine()}"
+        report.put("profile", f"{intro}\n\n{processes}\n\n{packages}")
 
 
-def undisturbed(stack: Stack, load: purchases.Load) -> list[Table]:
-    """Runs the load: CPU milliseconds per purchase by process, and what each did per purchase."""
+class Used(msgspec.Struct, frozen=True):
+    """What a run used and did: CPU seconds by process, and the services' and servers' own counts."""
+
+    outcome: purchases.Outcome
+    cpu_s: dict[str, float]
+    done: dict[tuple[str, str], float]
+
+    def cpu_ms(self, process: str) -> float:
+        """CPU milliseconds of a process per purchase."""
+        return 1000 * self.cpu_s[process] / self.outcome.paid
+
+    def headline(self) -> str:
+        """The run in a line."""
+        sample = self.outcome.sample
+        return (
+            f"{self.outcome.paid} purchases, {sample.per_second:.0f} PAID/s, "
+            f"p50 {sample.p50_ms:.0f} ms, p99 {sample.p99_ms:.0f} ms"
+        )
+
+    def cpu_rows(self) -> list[tuple[str, str, str]]:
+        """Process, CPU milliseconds per purchase, share; all of them last, with the rate that the cores allow."""
+        total_ms, cores = 1000 * sum(self.cpu_s.values()) / self.outcome.paid, psutil.cpu_count() or 1
+        names = sorted(self.cpu_s, key=lambda name: -self.cpu_s[name])
+        rows = [(name, f"{self.cpu_ms(name):.2f}", f"{self.cpu_ms(name) / total_ms:.0%}") for name in names]
+        return [*rows, (f"all: at most {1000 * cores / total_ms:.0f}/s on {cores} cores", f"{total_ms:.2f}", "100%")]
+
+    def cpu_table(self) -> Table:
+        """For the terminal."""
+        return _table(self.headline(), CPU_HEADINGS, self.cpu_rows())
+
+    def work_table(self) -> Table:
+        """What each process did per purchase."""
+        rows = []
+        for (process, what), count in self.done.items():
+            rows.append((process, what, f"{count / self.outcome.paid:.2f}"))
+            if what == "transactions" and count:
+                rows.append((process, "commands in a transaction", f"{self.done[process, 'commands'] / count:.1f}"))
+        return _table("Work per purchase", ("process", "what", "per purchase"), rows)
+
+
+def undisturbed(stack: Stack, load: purchases.Load) -> Used:
+    """Runs the load with nothing beside it."""
     cpu_before_s, work_before = counters.cpu_s(stack), counters.work(stack)
     outcome = purchases.measure(stack.config, load)
+    counters.settle(stack)  # recon goes on a little after the last trade is paid: that belongs to it too
     cpu_after_s, work_after = counters.cpu_s(stack), counters.work(stack)
     used_s = {name: cpu_after_s[name] - cpu_before_s[name] for name in cpu_after_s} | {"load": outcome.cpu_s}
-    return [
-        _cpu_table(used_s, outcome),
-        _work_table(counters.since(work_before, work_after), outcome.paid),
-    ]
-
-
-def _cpu_table(used_s: dict[str, float], outcome: purchases.Outcome) -> Table:
-    sample, total_s, cores = outcome.sample, sum(used_s.values()), psutil.cpu_count() or 1
-    table = Table(
-        title=f"{outcome.paid} purchases, {sample.per_second:.0f} PAID/s, "
-        f"p50 {sample.p50_ms:.0f} ms, p99 {sample.p99_ms:.0f} ms"
-    )
-    table.add_column("process")
-    table.add_column("CPU ms per purchase", justify="right")
-    table.add_column("share", justify="right")
-    for name, seconds in sorted(used_s.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{1000 * seconds / outcome.paid:.2f}", f"{seconds / total_s:.0%}")
-    each_ms = 1000 * total_s / outcome.paid
-    table.add_row(f"all (at most {1000 * cores / each_ms:.0f}/s on {cores} cores)", f"{each_ms:.2f}", "")
-    return table
-
-
-def _work_table(done: dict[tuple[str, str], float], purchases_done: int) -> Table:
-    table = Table(title="Work per purchase")
-    for title in ("process", "what", "per purchase"):
-        table.add_column(title, justify="right" if title == "per purchase" else "left")
-    for (process, what), count in done.items():
-        table.add_row(process, what, f"{count / purchases_done:.2f}")
-        if what == "transactions" and count:
-            table.add_row(process, "commands in a transaction", f"{done[process, 'commands'] / count:.1f}")
-    return table
+    return Used(outcome, used_s, counters.since(work_before, work_after))
 
 
 def sampled(stack: Stack, load: purchases.Load, folder: Path) -> dict[str, Path]:
@@ -125,22 +151,30 @@ def read(recording: Path) -> Samples:
     samples: Samples = Counter()
     for line in recording.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        samples[tuple(_LINE.sub(")", frame) for frame in stack.split(";") if frame)] += int(count)
+        if _WAITING not in stack:
+            samples[tuple(_LINE.sub(")", frame) for frame in stack.split(";") if frame)] += int(count)
     return samples
 
 
-def parts_table(name: str, samples: Samples) -> Table:
-    """The share of each package in a process's busy samples, by whose code was running, whoever called it."""
-    parts: Counter[str] = Counter()
-    for stack, count in samples.items():
-        parts[_part(stack)] += count
-    total = parts.total()
-    table = Table(title=f"{name}: {total} busy samples, by package", title_justify="left")
-    table.add_column("share", justify="right", min_width=6)
-    table.add_column("package")
-    for part, count in parts.most_common(18):
-        table.add_row(f"{count / total:.1%}", part)
-    return table
+def parts_rows(used: Used, samples: dict[str, Samples]) -> list[tuple[str, ...]]:
+    """CPU milliseconds per purchase, in all processes and in each, by the package of the innermost frame."""
+    costs: dict[str, Counter[str]] = {}
+    for name, found in samples.items():
+        costs[name] = Counter()
+        for stack, count in found.items():
+            costs[name][_part(stack)] += count
+    ms = {
+        name: {part: used.cpu_ms(name) * count / cost.total() for part, count in cost.items()}
+        for name, cost in costs.items()
+    }
+    total: defaultdict[str, float] = defaultdict(float)
+    for parts in ms.values():
+        for part, cost_ms in parts.items():
+            total[part] += cost_ms
+    return [
+        (part, f"{cost_ms:.2f}", *(f"{ms[name].get(part, 0):.2f}" for name in SAMPLED))
+        for part, cost_ms in sorted(total.items(), key=lambda item: -item[1])[:PARTS_MAX]
+    ]
 
 
 def functions_table(name: str, samples: Samples, top: int) -> Table:
@@ -153,6 +187,15 @@ def functions_table(name: str, samples: Samples, top: int) -> Table:
         table.add_column(title, justify="right" if is_share else "left", min_width=6, no_wrap=True, ratio=1 - is_share)
     for (mine, own_count), (theirs, whole_count) in zip(own.most_common(top), whole.most_common(top), strict=False):
         table.add_row(f"{own_count / total:.1%}", mine, f"{whole_count / total:.1%}", theirs)
+    return table
+
+
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("process", "what", "whose code") else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -173,6 +216,8 @@ def _part(stack: tuple[str, ...]) -> str:
     place = frame[frame.rfind("(") + 1 : -1]
     if place.startswith(("asyncio/runners", "uvloop/")):
         return "event loop, gRPC core and system calls (native)"
+    if place.startswith("asyncio/streams"):
+        return "asyncio streams (what aiomysql sends and reads by)"
     parts = place.split("/")
     if parts[0] == "paykit":
         return "/".join(parts[:2])

@@ -19,7 +19,6 @@ from meshctl.processes import require_program
 from meshctl.servers import MARIADB_PACKAGE, NATS_PACKAGE
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 HEADINGS = ("measured", "how", "per second", "p50 ms", "p99 ms", "")
 LIBRARIES = ("grpcio", "SQLAlchemy", "aiomysql", "nats-py", "uvloop")
 
@@ -58,13 +57,30 @@ def show(lines: Sequence[Line], rounds: int) -> None:
 
 
 def write(lines: Sequence[Line], rounds: int, command: str) -> None:
-    """Puts the table into the document, between its marks, with what made it."""
-    table = [HEADINGS, ("---", "---", "---:", "---:", "---:", "---"), *(line.cells() for line in lines)]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    made = f"Made by `{command}` (`make bench`) on {datetime.now(UTC):%Y-%m-%d}: medians of {rounds} interleaved runs."
-    head, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    tail = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{head}{BEGIN}\n{made}\n{machine()}\n\n{text}\n{END}{tail}")
+    """Puts the table into the document, with what made it."""
+    table = markdown(HEADINGS, [line.cells() for line in lines], figures=HEADINGS[2:5])
+    put("bench", f"{made_by(command)}: medians of {rounds} interleaved runs.\n{machine()}\n\n{table}")
+
+
+def made_by(command: str) -> str:
+    """How a part of the document came about."""
+    return f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}"
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]], figures: Sequence[str]) -> str:
+    """A table; the columns named in ``figures`` are set to the right."""
+    rule = ["---:" if heading in figures else "---" for heading in headings]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
+
+
+def put(section: str, text: str) -> None:
+    """Replaces what stands in the document between the marks of ``section``."""
+    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    head, mark, rest = DOCUMENT.read_text().partition(begin)
+    _, end_mark, tail = rest.partition(end)
+    if not (mark and end_mark):
+        raise ValueError(f"{DOCUMENT.name} has no section {section}")
+    DOCUMENT.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
     say(f"written into {DOCUMENT.name}")
 
 
