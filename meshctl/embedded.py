@@ -110,15 +110,16 @@ class EmbeddedMesh:
 
         Nothing: no message waits, no payment is open, and recon has both sides of all it has heard of.
         """
-        left, quiet_looks = "", 0
+        last, quiet_looks = "nobody has looked yet", 0
         try:
             async with asyncio.timeout(timeout_s):
                 while quiet_looks < QUIET_LOOKS:
                     left = await self._under_way()
                     quiet_looks = 0 if left else quiet_looks + 1
+                    last = left or last
                     await asyncio.sleep(LOOK_INTERVAL_S)
         except TimeoutError:
-            raise TimeoutError(f"still under way after {timeout_s:g} s: {left}") from None
+            raise TimeoutError(f"still under way after {timeout_s:g} s: {last}") from None
 
     async def _under_way(self) -> str:
         for name, service in self.services.items():

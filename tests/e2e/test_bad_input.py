@@ -190,6 +190,30 @@ async def test_an_amount_is_above_zero_and_of_a_currency_that_is_in_use(
 
 
 @pytest.mark.usefixtures("nothing_written")
+async def test_an_enum_value_that_does_not_exist_is_refused_by_name(wire: Wire) -> None:
+    checked = []
+    for method in UNARY:
+        for field in method.request_type.DESCRIPTOR.fields:
+            if field.enum_type is not None:
+                refusal = await wire.refused(method, method.request_type(**{field.name: 99}), _context())
+                assert (method.path, refusal.code) == (method.path, "INVALID_ARGUMENT")
+                assert "99" in refusal.fields[field.name], method.path
+                checked.append(field.name)
+    assert set(checked) == {"trade_type", "kind", "account_kind", "state"}
+
+
+@pytest.mark.usefixtures("nothing_written")
+async def test_a_list_refuses_a_page_that_it_never_promised(wire: Wire) -> None:
+    lists = [method for method in UNARY if "page_token" in text_fields(method)]
+    assert len(lists) >= 7
+    for method in lists:
+        for wrong in ({"page_size": -1}, {"page_size": 201}, {"page_token": "made-up"}):
+            refusal = await wire.refused(method, method.request_type(**wrong), _context())
+            assert (method.path, refusal.code) == (method.path, "INVALID_ARGUMENT")
+            assert set(wrong) <= set(refusal.fields), method.path
+
+
+@pytest.mark.usefixtures("nothing_written")
 async def test_a_shadow_flag_that_is_not_understood_never_counts_as_live(wire: Wire) -> None:
     for method in UNARY:
         refusal = await wire.refused(method, method.request_type(), [*_context(), ("x-shadow", "maybe")])

@@ -48,6 +48,17 @@ async def test_a_service_that_cannot_be_asked_is_named_and_the_others_answer(
     assert partial.entries == [entry for entry in whole.entries if entry.service != "pay_core"]
 
 
+async def test_what_is_still_under_way_is_named_where_the_system_does_not_come_to_rest(
+    desk: Desk, mesh: EmbeddedMesh
+) -> None:
+    made = await desk.order(
+        TRADE_TYPE_PURCHASE, desk.name("ann"), 700, card("tok_timeout_charged"), payee_id=desk.name("shop")
+    )
+    with pytest.raises(TimeoutError, match=r"still under way after 1 s: (messages of \w+|\w{3}_\w+)"):
+        await mesh.settle(timeout_s=1.0)
+    desk.expect_state(await desk.finished(made.trade_id), "PAID")
+
+
 async def test_nothing_is_under_way_and_every_invariant_holds(mesh: EmbeddedMesh) -> None:
     await mesh.settle()
     report = await check.audit(mesh.settings, settled=True)
