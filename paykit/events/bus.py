@@ -37,6 +37,11 @@ class Bus(Protocol):
         """Hands messages over. One outcome each, in order; None means that the bus has it."""
         ...
 
+    async def kept_since_ms(self, mode: str) -> int:
+        """When the store that holds the messages of a mode was begun, Unix milliseconds: what was handed over before
+        is gone with an earlier store, taken or not. Raises where the bus cannot tell now."""
+        ...
+
     async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
         """Delivers to ``handle`` until the bus stops.
 

@@ -70,7 +70,7 @@ class EmbeddedBus:
         """Opens the file; ConfigurationError naming it where another process has it or it cannot be written."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-bus")
         try:
-            self._last_seq = await self._in_thread(self._file.open)
+            self._last_seq = await self._in_thread(self._file.open, int(time.time() * 1000))
         except BaseException:
             self._thread.shutdown(wait=False)
             self._thread = None
@@ -96,6 +96,12 @@ class EmbeddedBus:
         await self._in_thread(self._file.close)
         self._thread.shutdown(wait=True)
         self._thread = None
+
+    async def kept_since_ms(self, mode: str) -> int:
+        """See ``Bus``: the time the file was made."""
+        if self._thread is None or self._stopping:
+            raise Unavailable("the message bus is stopped")
+        return self._file.begun_at_ms
 
     async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
         """One outcome each, when the commit that holds them is done. A copy within two minutes is taken once."""

@@ -63,6 +63,8 @@ _repeat = Table(
 )
 _last = Table("last", _metadata, Column("id", Integer, primary_key=True), Column("seq", Integer, nullable=False))
 
+_store = Table("store", _metadata, Column("id", Integer, primary_key=True), Column("begun_at_ms", BigInteger))
+
 _append = insert(_log)
 _page = select(_log).where(_log.c.seq > bindparam("after")).order_by(_log.c.seq).limit(bindparam("count"))
 _recent = select(_log.c.id, _log.c.created_at_ms).order_by(_log.c.seq.desc()).limit(bindparam("count"))
@@ -119,13 +121,17 @@ class Changes(NamedTuple):
 
 
 class Log:
-    """The open file. ``last_seq`` is the place of the newest message ever written."""
+    """The open file. ``last_seq`` is the place of the newest message ever written.
+
+    ``begun_at_ms``: when the file was made, Unix milliseconds.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self._connection: Connection | None = None
+        self.begun_at_ms = 0
 
-    def open(self) -> int:
+    def open(self, now_ms: int) -> int:
         """Opens the file, makes it where it is missing, and returns ``last_seq``. ConfigurationError names the file."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,12 +145,14 @@ class Log:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             _metadata.create_all(connection)
             connection.execute(sqlite.insert(_last).on_conflict_do_nothing(), {"id": 1, "seq": 0})
+            connection.execute(sqlite.insert(_store).on_conflict_do_nothing(), {"id": 1, "begun_at_ms": now_ms})
             connection.exec_driver_sql("COMMIT")
         except (OperationalError, OSError) as error:
             raise ConfigurationError(
                 f"bus.path: {self._path} cannot be opened by this process alone ({type(error).__name__})"
             ) from error
         self._connection = connection
+        self.begun_at_ms = int(connection.execute(select(_store.c.begun_at_ms)).scalar_one())
         return int(connection.execute(select(_last.c.seq)).scalar_one())
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from paykit.context import MODES
 from paykit.errors import ConfigurationError, Unavailable
@@ -134,6 +134,18 @@ class JetStreamBus:
 
     async def _send(self, message: Message) -> None:
         await self._js.publish(message.subject, message.body, timeout=self._publish_timeout_s, headers=message.headers)
+
+    async def kept_since_ms(self, mode: str) -> int:
+        """See ``Bus``: the time the stream was made, by the server's clock. A missing stream is made."""
+        if not self._client.is_connected:
+            raise Unavailable("the message bus cannot be reached")
+        try:
+            info = await self._js.stream_info(stream_of(mode))
+        except NotFoundError:
+            await self._ensure_streams_once()
+            info = await self._js.stream_info(stream_of(mode))
+        assert info.created is not None, "the server does not say when it made a stream"
+        return int(info.created.timestamp() * 1000)
 
     async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
         """One durable per filter: the 2.9 server has no consumer with several."""

@@ -17,13 +17,14 @@ _CHUNK = 500  # ids of one bulk statement
 
 _table = Outbox.__table__
 _acknowledge = (
-    update(_table).where(_table.c.id.in_(bindparam("ids", expanding=True))).values(acked_at_ms=bindparam("now_ms"))
+    update(_table).where(_table.c.id.in_(bindparam("ids", expanding=True))).values(acked_at_ms=bindparam("acked_at_ms"))
 )
 _claim = (
     update(_table)
     .where(_table.c.id.in_(bindparam("ids", expanding=True)))
     .values(due_at_ms=bindparam("until_ms"), attempt_count=_table.c.attempt_count + 1)
 )
+_reopen = update(_table).where(_table.c.id.in_(bindparam("ids", expanding=True))).values(acked_at_ms=None)
 _delete = delete(_table).where(_table.c.id.in_(bindparam("ids", expanding=True)))
 
 
@@ -43,12 +44,12 @@ class OutboxShard:
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._acked: list[str] = []
+        self._acked: list[tuple[str, int]] = []  # (id, when it was acknowledged)
         self._lock = asyncio.Lock()
 
     def ack(self, row_id: str) -> int:
         """The bus or the callee has it. Written by the next ``flush``; how many wait for it."""
-        self._acked.append(row_id)
+        self._acked.append((row_id, self._clock.now_ms()))
         return len(self._acked)
 
     def release(self, row_id: str) -> None:
@@ -59,8 +60,13 @@ class OutboxShard:
         """Writes all acknowledgements that wait; what could not be written waits on."""
         async with self._lock:
             while self._acked:
-                ids = sorted(self._acked[:_CHUNK])  # one order for all writers: none waits for another in a ring
-                parameters = {"ids": ids, "now_ms": self._clock.now_ms()}
+                chunk = self._acked[:_CHUNK]
+                ids = sorted(
+                    row_id for row_id, _ in chunk
+                )  # one order for all writers: none waits for another in a ring
+                # Not when it is written, which may be long after: what the bus took and then lost must look older
+                # than what it holds now.
+                parameters = {"ids": ids, "acked_at_ms": min(acked_at_ms for _, acked_at_ms in chunk)}
                 await self._store.housekeep(self.mode, self.shard, _acknowledge, parameters)
                 del self._acked[: len(ids)]
                 self.held.difference_update(ids)
@@ -84,6 +90,18 @@ class OutboxShard:
     def _due(self, limit: int) -> Select[tuple[object, ...]]:
         is_due = (_table.c.acked_at_ms.is_(None)) & (_table.c.due_at_ms <= self._clock.now_ms())
         return select(_table).where(is_due).order_by(_table.c.due_at_ms).limit(limit)
+
+    async def reopen(self, kept_since_ms: int) -> int:
+        """Lets a chunk of the events wait again that the bus acknowledged before ``kept_since_ms``: it has lost them.
+        How many."""
+        columns = (_table.c.id, _table.c.slot, _table.c.version)
+        lost = (_table.c.kind == "event") & (_table.c.acked_at_ms < kept_since_ms)
+        rows = await self._store.fetch_shard(
+            OutboxKey, select(*columns).where(lost).limit(_CHUNK), self.mode, self.shard
+        )
+        if rows:
+            await self._store.housekeep(self.mode, self.shard, _reopen, {"ids": sorted(row.id for row in rows)})
+        return len(rows)
 
     async def prune(self) -> int:
         """Deletes a chunk of the rows acknowledged longer than ``ack_grace_s`` ago; how many."""

@@ -28,6 +28,7 @@ _FLUSH_INTERVAL_S = 0.15
 _FLUSH_AT = 500  # acknowledgements of one shard that are written without waiting for more
 _PRUNE_INTERVAL_S = 5.0
 _DATABASE_RETRY_S = 0.5
+_CLOCKS_APART_MS = 1_000  # the bus tells the age of its store by its own clock
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +50,7 @@ class Relay:
         self._settings = settings
         self._invoke = invoke
         self._calls = {call.method: call for call in calls}
+        self._bus = bus
         self._events = EventLane(bus, settings, self._ack)
         self._lanes: dict[str, CallLane] = {}
         self._shards: dict[tuple[str, str], OutboxShard] = {}
@@ -177,10 +179,21 @@ class Relay:
         while True:
             await asyncio.sleep(_PRUNE_INTERVAL_S * random.uniform(0.5, 1.0))
             try:
+                await self._reopen(home)
                 while await home.prune():
                     pass
             except Exception as error:
                 self._log_database("outbox_not_pruned", home, error)
+
+    async def _reopen(self, home: OutboxShard) -> None:
+        """Sends again what the bus had and lost with its store. Raises where the bus is away: nothing is pruned then,
+        for nobody knows yet what it will have lost when it is back."""
+        lost = 0
+        kept_since_ms = await self._bus.kept_since_ms(home.mode)
+        while count := await home.reopen(kept_since_ms + _CLOCKS_APART_MS):
+            lost += count
+        if lost:
+            _log.warning("bus_lost_its_store", mode=home.mode, shard=home.shard, sent_again=lost)
 
     @staticmethod
     def _log_database(event: str, home: OutboxShard, error: BaseException) -> None:

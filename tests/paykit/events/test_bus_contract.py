@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from functools import partial
 
@@ -330,3 +331,19 @@ async def test_goes_on_with_new_messages_when_its_store_was_deleted(buses: Backe
 async def test_publishes_any_number(buses: Backend, count: int) -> None:
     bus = await buses.open()
     assert await bus.publish([message(n) for n in range(count)]) == [None] * count
+
+
+async def test_tells_since_when_it_has_kept_messages(buses: Backend) -> None:
+    bus = await buses.open()
+    await publish(bus, message(1))
+    begun_at_ms = await bus.kept_since_ms("live")
+    assert abs(begun_at_ms - time.time() * 1000) < 60_000
+    await buses.close(bus)
+    bus = await buses.open()
+    assert await bus.kept_since_ms("live") == begun_at_ms
+    lost_at_ms = int(time.time() * 1000)
+    await buses.close(bus)
+    await buses.lose_store()
+    bus = await buses.open()
+    assert await bus.kept_since_ms("live") >= lost_at_ms
+    assert await bus.kept_since_ms("shadow") >= lost_at_ms

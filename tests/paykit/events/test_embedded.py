@@ -54,7 +54,7 @@ async def test_a_commit_that_fails_is_reported_and_the_next_succeeds(tmp_path: P
 
 def test_the_log_keeps_the_newest_and_no_orphans(tmp_path: Path) -> None:
     log = Log(tmp_path)
-    assert log.open() == 0
+    assert log.open(0) == 0
     log.write(Changes([Entry(n, message(n)) for n in range(1, 101)], [], [], {}), created_at_ms=1_000)
     log.write(Changes([Entry(n, message(n)) for n in range(101, 151)], [], [], {}), created_at_ms=9_000)
     assert log.prune(before_ms=0, keep=130, count=15) == 15
@@ -70,7 +70,7 @@ def test_the_log_keeps_the_newest_and_no_orphans(tmp_path: Path) -> None:
 
 async def test_a_consumer_that_fell_behind_the_retained_log_goes_on_with_new_messages(tmp_path: Path) -> None:
     log = Log(tmp_path)
-    log.open()
+    log.open(0)
     log.write(Changes([Entry(n, message(n)) for n in range(1, 51)], [], [], {}), created_at_ms=1_000)
     log.prune(before_ms=2_000, keep=0, count=1000)
     log.close()

@@ -421,3 +421,65 @@ async def test_publishes_when_the_bus_is_back(
     await taker.has(700)
     await is_acknowledged(store)
     assert set(taker.ids.values()) == {1}
+
+
+async def test_sends_events_again_that_the_bus_lost_with_its_store(
+    store: Store, embedded_bus: Bus, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paykit.events.relay._PRUNE_INTERVAL_S", 0.02)
+    published: Counter[str] = Counter()
+    publish = embedded_bus.publish
+
+    async def counting(messages: Any) -> list[Exception | None]:
+        published.update(message.id for message in messages)
+        return await publish(messages)
+
+    kept_since_ms = [0]
+
+    async def kept_since(mode: str) -> int:
+        return kept_since_ms[0]
+
+    monkeypatch.setattr(embedded_bus, "publish", counting)
+    monkeypatch.setattr(embedded_bus, "kept_since_ms", kept_since)
+    callee = Callee()
+    start_relay(store, callee)
+    events = tuple(("test.begun", text(str(n))) for n in range(600))
+    await begin(store, events=events, calls=((METHOD, text("once")),))
+    rows = await is_acknowledged(store)
+    lost = {row.id for row in rows if row.kind == "event"}
+    assert published == Counter(dict.fromkeys(lost, 1))
+    kept_since_ms[0] = max(row.acked_at_ms or 0 for row in rows)
+
+    async def all_came_again() -> bool:
+        return all(published[id_] > 1 for id_ in lost)
+
+    await until(all_came_again)
+    assert callee.asked == ["once"]
+
+
+async def test_keeps_acknowledged_rows_while_nobody_knows_what_the_bus_has_lost(
+    store: Store, embedded_bus: Bus, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paykit.events.relay._PRUNE_INTERVAL_S", 0.02)
+    asked = asyncio.Semaphore(0)
+    is_away = [True]
+
+    async def kept_since(mode: str) -> int:
+        asked.release()
+        if is_away[0]:
+            raise Unavailable("the bus is away")
+        return 0
+
+    monkeypatch.setattr(embedded_bus, "kept_since_ms", kept_since)
+    start_relay(store, Callee(), settings=SETTINGS.model_copy(update={"ack_grace_s": 0.01}))
+    await begin(store, events=(("test.begun", text("1")),))
+    rows = await is_acknowledged(store)
+    for _ in range(20):
+        await asked.acquire()
+    assert [row.id for row in await outbox(store)] == [row.id for row in rows]
+    is_away[0] = False
+
+    async def none_is_left() -> bool:
+        return not await outbox(store)
+
+    await until(none_is_left)
