@@ -45,6 +45,10 @@ protos-release: .venv/.dev  ## make the contract as it is the one that later one
 bench: servers .venv/.dev  ## measure, on private MariaDB and NATS servers; prints the tables of docs/performance.md
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: faults
+faults: servers .venv/.dev  ## kill every part of the full stack during 2,000 purchases, then check (ARGS="500" for fewer)
+	@GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.faults $(ARGS)
+
 .PHONY: up
 up: servers .venv/.runtime  ## start the full stack: two MariaDB servers, NATS, each service its own process
 	@$(BIN)/meshctl up --dir $(DIR)
