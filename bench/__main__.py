@@ -144,7 +144,7 @@ def _how(batch: int, callers: int) -> str:
 
 def _check(stack: Stack) -> None:
     """Every invariant over what the load has left behind; LoadFailed where one is violated."""
-    command = [sys.executable, "-m", "meshctl", "check", "--config", str(stack.config)]
+    command = [sys.executable, "-m", "meshctl", "check", "--settled", "--config", str(stack.config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S)
     if done.returncode != 0:
         raise LoadFailed(f"meshctl check found violations:\n{done.stdout}{done.stderr}")

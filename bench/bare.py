@@ -2,8 +2,8 @@
 
 ``sample`` lets real purchases happen on a fresh stack and takes the rows that they wrote, in all tables of all
 services. Run as a module, this writes copies of them with new ids into scratch databases of the same schema on the
-same servers, with multi-row INSERTs, 64 purchases in a transaction of each database. Copies are made before the clock
-runs: what is measured is formatting, sending, writing and committing.
+same servers, with the multi-row INSERTs that the services write, 64 purchases in a transaction of each database. Copies
+are made before the clock runs: what is measured is formatting, sending, writing and committing.
 
 Accounts are left out: purchases change them, and seldom add one. A row that a purchase writes and later changes is
 written once, as it was in the end.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table, create_engine, insert, make_url, select
+from sqlalchemy import create_engine, make_url, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -38,7 +38,9 @@ from paykit.rpc import loop
 from paykit.settings import ShardSettings
 from paykit.store import system
 from paykit.store.migrate import migrate
+from paykit.store.row import Row
 from paykit.store.shard_map import ShardMap
+from paykit.store.statements import insert_rows
 
 MODULE = "bench.bare"
 PER_TRANSACTION = 64  # purchases of one shard
@@ -47,7 +49,7 @@ ROUNDS_AHEAD = 4  # copies made before the clock runs, each of PER_TRANSACTION p
 _CLOCK = SystemClock()
 _ID = re.compile(r"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
-_KEPT_OUT = (Account.__table__.name, system.ShardEpoch.__table__.name)
+_KEPT_OUT = (Account, system.ShardEpoch)
 
 Values = tuple[Any, ...]
 
@@ -113,17 +115,19 @@ def _buyers(shards: ShardMap) -> list[str]:
     return [name for names in chosen.values() for name in names]
 
 
-def _tables(service: str) -> dict[str, Table]:
-    found = [*importlib.import_module(f"{service}.tables").metadata.sorted_tables, *system.metadata.sorted_tables]
-    return {table.name: table for table in found if table.name not in _KEPT_OUT}
+def _row_types(service: str) -> dict[str, type[Row]]:
+    modules = (importlib.import_module(f"{service}.tables"), system)
+    found = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
+    rows = [kind for kind in found if issubclass(kind, Row) and kind is not Row]
+    return {kind.__entity__: kind for kind in rows if kind not in _KEPT_OUT}
 
 
 def _rows_in(service: str, url: str) -> list[Rows]:
     engine = create_engine(make_url(url).set(drivername="mysql+pymysql"), poolclass=NullPool)
     with engine.connect() as connection:
         found = [
-            Rows(str(name), [tuple(row) for row in connection.execute(select(table))])
-            for name, table in _tables(service).items()
+            Rows(name, [tuple(row) for row in connection.execute(select(kind.__table__))])
+            for name, kind in _row_types(service).items()
         ]
     return [part for part in found if part.rows]
 
@@ -155,33 +159,22 @@ def _renew(value: str, ids: dict[str, str], now_ms: int) -> str:
 class Copier:
     """Makes copies of one table's rows: every id in them becomes a new one, the same for the same."""
 
-    def __init__(self, table: Table, rows: list[Values]) -> None:
+    def __init__(self, kind: type[Row], rows: list[Values]) -> None:
+        self.kind = kind
         self._rows = rows
-        columns = list(table.columns)
         # A blob with an old id in it weighs the same.
-        self._renewed = [
-            [
-                i
-                for i, value in enumerate(row)
-                if isinstance(value, str) and (_ID.search(value) or _DIGEST.fullmatch(value))
-            ]
-            for row in rows
-        ]
-        unique = {"id"} | {column.name for index in table.indexes if index.unique for column in index.columns}
-        for i, column in enumerate(columns):
-            assert column.name not in unique or all(i in renewed for renewed in self._renewed), (
-                table.name,
-                column.name,
-            )
+        self._renewed = [[i for i, value in enumerate(row) if _holds_id(value)] for row in rows]
+        for i, column in enumerate(kind.__columns__):
+            assert column not in kind.__unique__ or all(i in renewed for renewed in self._renewed), (kind, column)
 
-    def copy(self, ids: dict[str, str], now_ms: int) -> list[Values]:
+    def copy(self, ids: dict[str, str], now_ms: int) -> list[Row]:
         """New rows."""
         copies = []
         for row, renewed in zip(self._rows, self._renewed, strict=True):
             values = list(row)
             for i in renewed:
                 values[i] = _renew(values[i], ids, now_ms)
-            copies.append(tuple(values))
+            copies.append(self.kind(**dict(zip(self.kind.__columns__, values, strict=True))))
         return copies
 
 
@@ -189,23 +182,23 @@ class Scratch:
     """One scratch database and what is to be written into it."""
 
     def __init__(self, database: Database) -> None:
-        tables = _tables(database.service)
+        kinds = _row_types(database.service)
         self.engine: AsyncEngine = create_async_engine(database.scratch_url, isolation_level="READ COMMITTED")
-        dialect = self.engine.dialect
-        self._tables = [
-            (str(insert(tables[part.table]).compile(dialect=dialect)), Copier(tables[part.table], part.rows))
-            for part in database.tables
-        ]
+        self._copiers = [Copier(kinds[part.table], part.rows) for part in database.tables]
 
-    def prepare(self, ids: dict[str, str], now_ms: int) -> list[tuple[str, list[Values]]]:
-        """The statements of one transaction."""
-        return [(sql, copier.copy(ids, now_ms)) for sql, copier in self._tables]
+    def prepare(self, ids: dict[str, str], now_ms: int) -> list[tuple[type[Row], list[Row]]]:
+        """The rows of one transaction, by table."""
+        return [(copier.kind, copier.copy(ids, now_ms)) for copier in self._copiers]
 
-    async def write(self, statements: list[tuple[str, list[Values]]]) -> None:
-        """One transaction."""
+    async def write(self, tables: list[tuple[type[Row], list[Row]]]) -> None:
+        """One transaction, a statement for each table."""
         async with self.engine.begin() as connection:
-            for sql, rows in statements:
-                await connection.exec_driver_sql(sql, rows)
+            for kind, rows in tables:
+                await connection.run_sync(insert_rows, kind, rows)
+
+
+def _holds_id(value: Any) -> bool:
+    return isinstance(value, str) and bool(_ID.search(value) or _DIGEST.fullmatch(value))
 
 
 async def run(sampled: Sampled, seconds: float) -> Sample:
@@ -222,9 +215,7 @@ async def run(sampled: Sampled, seconds: float) -> Sample:
         begun_s = time.perf_counter()
         for prepared in rounds:
             round_begun_s = time.perf_counter()
-            await asyncio.gather(
-                *(scratch.write(statements) for scratch, statements in zip(scratches, prepared, strict=True))
-            )
+            await asyncio.gather(*(scratch.write(tables) for scratch, tables in zip(scratches, prepared, strict=True)))
             latencies_s.append(time.perf_counter() - round_begun_s)
         elapsed_s += time.perf_counter() - begun_s
     for scratch in scratches:
