@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import ColumnElement, select
 
 from paykit import context as business_context
-from paykit.errors import FailedPrecondition, NotFound
+from paykit.errors import NotFound
 from paykit.ids import is_id, slot_in
 from paykit.rpc.checks import Fields, encode_page_token
 from paykit.store.command import Change
@@ -98,6 +98,8 @@ class OpsApi(ops_service_pb2_grpc.OpsServiceServicer):
         return ""
 
     async def _find(self, row_type: type[Row], where: ColumnElement[bool], value: str, shadow: bool) -> Row | None:
+        if not value.isascii():
+            return None  # no id and no reference is
         statement = select(row_type.__table__).where(where).limit(1)
         if is_id(value):
             found = await self._store.fetch(row_type, statement, slot=slot_in(value), shadow=shadow)
@@ -131,8 +133,6 @@ class OpsApi(ops_service_pb2_grpc.OpsServiceServicer):
         if row is None:
             raise NotFound(f"no dead letter {id_}", reason="DEAD_LETTER_NOT_FOUND")
         assert isinstance(row, DeadLetter)
-        if row.state != "OPEN":
-            raise FailedPrecondition(f"dead letter {id_} is {row.state}", subject=id_)
         replayed = await self._replay(request, row)
         return ops_service_pb2.ReplayDeadLetterResponse(dead_letter=_dead_letter(replayed))
 

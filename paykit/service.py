@@ -15,7 +15,7 @@ from paykit.context import BusinessContext
 from paykit.events.bus import Bus
 from paykit.events.calls import DurableCall
 from paykit.events.consumers import Consumer, ConsumerRunner
-from paykit.events.dead_letters import MarkReplayed
+from paykit.events.dead_letters import OPEN, MarkReplayed
 from paykit.events.relay import Relay
 from paykit.events.timers import Timer, TimerRunner
 from paykit.ops import Lookup, OpsApi
@@ -131,10 +131,11 @@ class Service:
         return response
 
     async def _replay(self, request: ops_service_pb2.ReplayDeadLetterRequest, ticket: DeadLetter) -> DeadLetter:
-        if ticket.destination.startswith("/"):
+        if ticket.state == OPEN and ticket.destination.startswith("/"):
             await self._relay.replay(ticket)
-        else:
+        elif ticket.state == OPEN:
             await self._consumer_runner.replay(ticket)
+        # A closed one: the first answer again for the same request, a refusal for another.
         context = business_context.current()
         origin = Origin.rpc(context, "ReplayDeadLetter", ticket.id, request.request_id, request)
         return await self.store.run(MarkReplayed(ticket.slot, origin, ticket.id))

@@ -79,6 +79,10 @@ class TableRows:
                 ids.remove(row.id)
 
 
+def _is_reference(row_type: type[Row], column: str) -> bool:
+    return column not in row_type.__unique__
+
+
 class LoadedSoFar:
     """The rows as ``Command.reads`` sees them between rounds: what is not loaded yet looks as if it were not there."""
 
@@ -103,6 +107,7 @@ class Batch:
 
     def __init__(self, now_ms: int, outbox_grace_ms: int) -> None:
         self.now_ms = now_ms
+        self.commit_id = new_id("cmt", 0, now_ms)
         self._outbox_grace_ms = outbox_grace_ms
         self.tables: dict[type[Row], TableRows] = {}
         self.outbox: list[Outbox] = []
@@ -128,7 +133,8 @@ class Batch:
         for row_type, column, value in keys:
             wanted.setdefault((row_type, column), set()).add(value)
         result = {}
-        for row_type, column in sorted(wanted, key=lambda pair: (pair[0].__entity__, pair[1])):
+        # By id and unique key first: a row that others refer to is locked before those that refer to it are read.
+        for row_type, column in sorted(wanted, key=lambda pair: (_is_reference(*pair), pair[0].__entity__, pair[1])):
             values = self.table(row_type).missing(column, wanted[row_type, column])
             if values:
                 result[row_type, column] = values
@@ -256,6 +262,7 @@ class Batch:
             input_hash=origin.input_hash,
             result=None if command.result_type is None else _encode_result(result),
             changes=_encode_changes(self._changes).decode(),
+            commit_id=self.commit_id,
             created_at_ms=self.now_ms,
         )
         self.insert(record, audit=False)

@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from paykit.context import BusinessContext
 from paykit.store.row import Key, RowT
 
+_REQUEST_ID_LENGTH = 64  # of the column
+
 R = TypeVar("R")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
@@ -59,7 +61,9 @@ class Origin(msgspec.Struct, frozen=True):
     @classmethod
     def event(cls, context: BusinessContext, consumer: str, message_id: str) -> Origin:
         """A message taken by a consumer: one effect, however often it comes."""
-        return cls(trigger="event", key=_digest(consumer, message_id), context=context, request_id=message_id)
+        # Kept for people only, and a foreign message may have any id: the digest is what counts.
+        kept = message_id[:_REQUEST_ID_LENGTH].encode("ascii", "replace").decode()
+        return cls(trigger="event", key=_digest(consumer, message_id), context=context, request_id=kept)
 
     @classmethod
     def timer(cls, context: BusinessContext) -> Origin:

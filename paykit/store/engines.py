@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from paykit.errors import ConfigurationError
+from paykit.errors import ConfigurationError, Unavailable
 from paykit.settings import ExecutorSettings
 
 # What MySQL drivers say of a connection that cannot be used any more but SQLAlchemy does not recognise as such.
@@ -20,6 +23,14 @@ _MYSQL_SETTINGS = (
     ("innodb_flush_log_at_trx_commit", ("1",), "a commit must be on disk before it is answered"),
     ("transaction_isolation", ("READ-COMMITTED",), "gap locks and lost updates otherwise"),
     ("character_set_connection", ("utf8mb4",), "text would be changed on the way"),
+)
+
+
+# What every session is set to, whatever the server behind the address: texts are escaped with backslashes and are never
+# cut, a locked row is not waited for without end, and (MariaDB) a writer that vanished does not keep its rows locked.
+_SESSION = (
+    "SET SESSION innodb_lock_wait_timeout={lock_timeout_s}, sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'"
+    " /*M!100300 , idle_write_transaction_timeout=60 */"
 )
 
 
@@ -67,7 +78,7 @@ def _mysql_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSe
         connect_args={
             "charset": "utf8mb4",
             "connect_timeout": 5,
-            "init_command": f"SET SESSION innodb_lock_wait_timeout={settings.lock_timeout_s}",
+            "init_command": _SESSION.format(lock_timeout_s=settings.lock_timeout_s),
         },
     )
 
@@ -145,6 +156,21 @@ def is_contention(error: DBAPIError) -> bool:
     return "UNIQUE constraint failed" in message or (
         isinstance(error, OperationalError) and "database is locked" in message
     )
+
+
+@contextlib.contextmanager
+def read_errors() -> Iterator[None]:
+    """Around statements that stand alone: says Unavailable where the shard is away or full; a bug stays a bug."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("too many reads wait for the shard", retry_after_ms=200) from error
+    except OSError as error:  # a timeout, too
+        raise Unavailable("the shard cannot be reached now", retry_after_ms=500) from error
+    except DBAPIError as error:
+        if is_connection_loss(error) or is_contention(error):
+            raise Unavailable("the shard cannot be reached now", retry_after_ms=500) from error
+        raise
 
 
 def is_connection_loss(error: DBAPIError) -> bool:

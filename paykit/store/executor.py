@@ -26,7 +26,7 @@ from paykit.settings import ExecutorSettings
 from paykit.store import metrics
 from paykit.store.batch import Batch
 from paykit.store.command import Command
-from paykit.store.engines import ShardEngines, is_connection_loss, is_contention
+from paykit.store.engines import ShardEngines, is_connection_loss, is_contention, read_errors
 from paykit.store.guard import transaction_open
 from paykit.store.statements import StaleRow
 from paykit.store.system import CommandRecord, Outbox
@@ -34,7 +34,6 @@ from paykit.store.transaction import StaleEpoch, Waiting, prepare_batch
 
 log = structlog.get_logger()
 
-_RECORD = CommandRecord
 OnCommit = Callable[[str, str, list[Outbox]], None]
 
 
@@ -100,12 +99,12 @@ class Lane:
         """Runs a batch whole, again on contention; command by command where it fails for any other cause."""
         shard = self.shard
         started_s = shard.loop_time()
-        error = await self._attempt(batch)
+        error = await self._attempt(batch, shard.settings.max_retries)
         if error is not None and len(batch) > 1 and not isinstance(error, Unavailable):
             metrics.SPLITS.labels(shard.label).inc()
             log.warning("batch_split", shard=shard.label, size=len(batch), error=repr(error.__cause__ or error))
             for waiting in batch:
-                alone = await self._attempt([waiting])
+                alone = await self._attempt([waiting], retries=1)
                 if alone is not None:
                     waiting.fail(alone)
         elif error is not None:
@@ -113,11 +112,14 @@ class Lane:
                 waiting.fail(error)
         shard.note_batch(len(batch), shard.loop_time() - started_s)
 
-    async def _attempt(self, batch: list[Waiting]) -> Exception | None:
-        """Tries a batch until it commits or the tries are used up; the error then, everybody still waiting."""
+    async def _attempt(self, batch: list[Waiting], retries: int) -> Exception | None:
+        """Tries a batch until it commits or tries or time are used up; the error then, everybody still waiting."""
         shard = self.shard
+        until_s = shard.loop_time() + shard.settings.max_wait_s
         last: Exception | None = None
-        for attempt in range(shard.settings.max_retries + 1):
+        for attempt in range(retries + 1):
+            if attempt and shard.loop_time() > until_s:
+                break  # a row that stays locked must not keep the lane's other slots waiting
             if attempt:
                 # Jittered: two processes that met once must not meet in step again.
                 delay_s = min(0.5, shard.settings.retry_delay_s * 2 ** (attempt - 1))
@@ -173,7 +175,7 @@ class Lane:
                     if not await self._is_committed(batch):
                         raise
             else:
-                await connection.rollback()
+                await self._rollback()
         if batch.outbox:
             self.shard.committed(batch.outbox)
         for item, result in outcome.done:
@@ -190,14 +192,18 @@ class Lane:
 
         The read locks: while the server still works on the old transaction it waits, instead of seeing nothing.
         """
-        record = next(row for kind, rows in batch.inserts() if kind is _RECORD for row in rows)
-        statement = select(_RECORD.__table__.c.id).where(_RECORD.__table__.c.id == record.id).with_for_update()
+        record = next(row for kind, rows in batch.inserts() if kind is CommandRecord for row in rows)
+        table = CommandRecord.__table__
+        # By the commit's own id too: a twin of the request may have been carried out by another process meanwhile.
+        mine = (table.c.id == record.id) & (table.c.commit_id == batch.commit_id)
+        statement = select(table.c.id).where(mine).with_for_update()
         for attempt in range(self.shard.settings.max_retries + 1):
             await asyncio.sleep(min(1.0, 0.05 * 2**attempt))
             try:
-                connection = await self._connect()
-                found = (await connection.execute(statement)).first()
-                await connection.rollback()
+                async with asyncio.timeout(self.shard.settings.statement_timeout_s):
+                    connection = await self._connect()
+                    found = (await connection.execute(statement)).first()
+                    await connection.rollback()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("commit_settlement_again", shard=self.shard.label, error=str(error)[:200])
                 await self._close()
@@ -215,7 +221,8 @@ class Lane:
         if self._connection is None:
             return
         try:
-            await self._connection.rollback()
+            async with asyncio.timeout(self.shard.settings.statement_timeout_s):
+                await self._connection.rollback()
         except (SQLAlchemyError, OSError):
             await self._close()
 
@@ -274,8 +281,10 @@ class ShardExecutor:
 
     async def housekeep(self, statement: Executable, parameters: Any = None) -> int:
         """One bulk statement in a transaction of its own; the number of rows it matched."""
-        async with self.engines.reader.connect() as connection:  # it commits each statement by itself
-            return int((await connection.execute(statement, parameters)).rowcount)
+        with read_errors():
+            async with asyncio.timeout(self.settings.statement_timeout_s):
+                async with self.engines.reader.connect() as connection:  # it commits each statement by itself
+                    return int((await connection.execute(statement, parameters)).rowcount)
 
     def new_batch(self) -> Batch:
         return Batch(self.clock.now_ms(), self._outbox_grace_ms)

@@ -13,7 +13,7 @@ from paykit.clock import Clock
 from paykit.errors import ConfigurationError, FailedPrecondition, Unavailable
 from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.command import Command, R
-from paykit.store.engines import ShardEngines
+from paykit.store.engines import ShardEngines, read_errors
 from paykit.store.executor import ShardExecutor
 from paykit.store.row import RowT
 from paykit.store.shard_map import ShardMap
@@ -119,13 +119,12 @@ class Store:
     async def fetch_shard(self, row_type: type[RowT], statement: Select[Any], mode: str, shard: str) -> list[RowT]:
         """As ``fetch``, by the shard's name."""
         executor = self.executor(mode, shard)
-        try:
-            async with executor.engines.reader.connect() as connection:
-                found = await connection.execute(statement)
-                names = row_type.__columns__
-                return [row_type(**dict(zip(names, record, strict=True))) for record in found]
-        except DBAPIError as error:
-            raise Unavailable("the shard cannot be read now", retry_after_ms=500) from error
+        with read_errors():
+            async with asyncio.timeout(self._settings.statement_timeout_s):
+                async with executor.engines.reader.connect() as connection:
+                    found = await connection.execute(statement)
+                    names = row_type.__columns__
+                    return [row_type(**dict(zip(names, record, strict=True))) for record in found]
 
     async def fetch_everywhere(self, row_type: type[RowT], statement: Select[Any], *, shadow: bool) -> list[RowT]:
         """As ``fetch``, from all shards of a side, in the order of the shards."""

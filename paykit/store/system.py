@@ -14,8 +14,7 @@ class CommandRecord(Row, frozen=True, kw_only=True):
     """One executed command: idempotency record, inbox row and audit row in one.
 
     ``id`` is a digest of what makes the command the same one again (caller, method, owner and request_id; consumer
-    and message id), or a fresh one for a timer. It is written in the command's own transaction, so its existence
-    proves the commit.
+    and message id), or a fresh one for a timer. It is written in the command's own transaction.
     """
 
     name: Code  # the command, e.g. "PayTrade"
@@ -26,6 +25,7 @@ class CommandRecord(Row, frozen=True, kw_only=True):
     input_hash: Blob
     result: Blob | None  # msgpack of the first result; None for events and timers
     changes: LongText  # JSON, see paykit.store.command.Change
+    commit_id: Id  # of the transaction that wrote it ("cmt_…"): what proves that very commit
     created_at_ms: Millis
 
 

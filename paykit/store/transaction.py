@@ -63,8 +63,10 @@ class Outcome:
 def prepare_batch(connection: Connection, batch: Batch, waiting: list[Waiting], epoch: int, locks: bool) -> Outcome:
     """Loads, decides and writes one batch; everything but the commit."""
     _check_epoch(connection, epoch, locks)
-    _load(connection, batch, {Key(_RECORD, "id", w.command.origin.key) for w in waiting if w.command.origin.key}, False)
     _load_rows(connection, batch, [w.command for w in waiting], locks)
+    # After the rows are locked: of two processes with the same request the second waits for the first one's rows, and
+    # must then see its record before it decides on what the first one did. Without common rows they meet at the insert.
+    _load(connection, batch, {Key(_RECORD, "id", w.command.origin.key) for w in waiting if w.command.origin.key}, False)
     outcome = _decide(batch, waiting)
     for row_type, rows in batch.inserts():
         insert_rows(connection, row_type, rows)
@@ -98,16 +100,14 @@ def _load(connection: Connection, batch: Batch, keys: set[Key], lock: bool) -> b
 
 def _load_rows(connection: Connection, batch: Batch, commands: Sequence[Command[Any]], locks: bool) -> None:
     """Loads what the commands read, round by round, until they name nothing new."""
-    records = batch.table(_RECORD).current
-    pending = [command for command in commands if command.origin.key not in records]
     loaded = LoadedSoFar(batch)
     for _ in range(_MAX_ROUNDS):
         keys: set[Key] = set()
-        for command in pending:
+        for command in commands:
             keys.update(command.reads(loaded))
         if not _load(connection, batch, keys, locks):
             return
-    raise AssertionError(f"still naming new rows after {_MAX_ROUNDS} rounds: {sorted({c.name for c in pending})}")
+    raise AssertionError(f"still naming new rows after {_MAX_ROUNDS} rounds: {sorted({c.name for c in commands})}")
 
 
 def _decide(batch: Batch, waiting: list[Waiting]) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pymysql
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from meshctl.servers import MariaDbServer
 from paykit.clock import SystemClock
@@ -30,7 +30,7 @@ def execute(url: str, statement: str) -> None:
 @pytest.mark.mariadb
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("innodb_flush_log_at_trx_commit", "2"), ("sql_mode", "''")],
+    [("innodb_flush_log_at_trx_commit", "2"), ("innodb_flush_log_at_trx_commit", "0")],
 )
 async def test_refuses_a_server_that_is_set_wrongly_and_names_the_setting(
     own_mariadb_server: MariaDbServer, setting: str, value: str
@@ -43,6 +43,19 @@ async def test_refuses_a_server_that_is_set_wrongly_and_names_the_setting(
     engines = ShardEngines(url, ExecutorSettings())
     with pytest.raises(ConfigurationError, match=setting):
         await engines.assert_settings()
+    await engines.dispose()
+
+
+@pytest.mark.mariadb
+async def test_sets_every_session_strict_whatever_the_server_says(own_mariadb_server: MariaDbServer) -> None:
+    url = own_mariadb_server.create_database("lax")
+    execute(url, "SET GLOBAL sql_mode = 'NO_BACKSLASH_ESCAPES'")
+    engines = ShardEngines(url, ExecutorSettings(lock_timeout_s=7))
+    await engines.assert_settings()
+    for engine in (engines.writer, engines.reader):
+        async with engine.connect() as connection:
+            found = (await connection.execute(text("SELECT @@sql_mode, @@innodb_lock_wait_timeout"))).one()
+        assert found == ("STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION", 7)
     await engines.dispose()
 
 

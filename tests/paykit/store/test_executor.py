@@ -212,6 +212,52 @@ async def test_settles_a_commit_whose_answer_is_lost_by_reading_its_record(
     assert next(losses, None) is None
 
 
+async def test_does_not_take_a_twins_record_for_its_own_lost_commit(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await open_store(ExecutorSettings(lanes=1)), await open_store()
+    for owner in ("ann", "bob"):
+        await first.run(OpenPurse(owner, 5))
+    real_commit = AsyncConnection.commit
+    losses = iter([True])
+
+    async def lose(connection: AsyncConnection) -> None:
+        if not next(losses, False):
+            return await real_commit(connection)
+        await AsyncConnection.rollback(connection)
+        await second.run(MoveCoins("ann", 1, "twin"))  # the caller has tried again elsewhere meanwhile
+        raise ConnectionResetError("the answer to COMMIT was lost")
+
+    monkeypatch.setattr(AsyncConnection, "commit", lose)
+    results = await asyncio.gather(*(first.run(MoveCoins(owner, 1, "twin")) for owner in ("ann", "bob")))
+    monkeypatch.undo()
+    assert [result.coins for result in results] == [6, 6]
+    assert await coins_of(first, "ann") == await coins_of(first, "bob") == 6
+
+
+async def test_answers_a_twin_in_another_process_with_the_first_result_not_with_what_that_left(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [await open_store(), await open_store()]
+    await stores[0].run(OpenPurse("ann", 5))
+    real_commit = AsyncConnection.commit
+    twin_is_queued = asyncio.Event()
+
+    async def wait(connection: AsyncConnection) -> None:
+        await twin_is_queued.wait()
+        await real_commit(connection)
+
+    monkeypatch.setattr(AsyncConnection, "commit", wait)
+    first = asyncio.create_task(stores[0].run(MoveCoins("ann", -5, "all of it")))
+    await asyncio.sleep(0.3)  # it has its rows and waits to commit
+    twin = asyncio.create_task(stores[1].run(MoveCoins("ann", -5, "all of it")))
+    await asyncio.sleep(0.3)  # it waits for the rows of the first
+    twin_is_queued.set()
+    assert (await first).coins == (await twin).coins == 0
+    monkeypatch.undo()
+    assert await coins_of(stores[0], "ann") == 0
+
+
 async def test_refuses_to_write_with_an_old_epoch_of_the_shard_map(store: Store) -> None:
     await store.run(OpenPurse("ann", 5))
     table = ShardEpoch.__table__

@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("input_hash", _BLOB, nullable=False),
         sa.Column("result", _BLOB, nullable=True),
         sa.Column("changes", _LONG_TEXT, nullable=False),
+        sa.Column("commit_id", ascii_string(32), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         **_OPTIONS,
     )
