@@ -58,13 +58,28 @@ class PaymentNews:
         self._notifier.changed(await self._store.run(ApplyPaymentResult(origin, self._policy, result)))
 
     async def on_refused(self, context: BusinessContext, row: Outbox, error: MeshError) -> None:
-        """Takes that pay_core refused a durable call for good."""
+        """Takes that pay_core refused a durable call for good; raises where it cannot be asked what is behind that.
+
+        The refusal is of one attempt at the call. An earlier one, whose answer was lost, may have been carried out:
+        only where pay_core has no payment of this source has nothing been done.
+        """
         if isinstance(error, AlreadyExists):
             # A payment exists under this id: nothing failed for good, and only a person can tell what went wrong.
             raise error
-        request: Any = _parse(row)
+        call: Any = _parse(row)
         origin = Origin.event(context, "refusals", row.id)
-        command = PaymentRefused(origin, self._policy, request.source_id, error.reason)
+        command: ApplyPaymentResult | PaymentRefused
+        try:
+            request = pay_service_pb2.GetPaymentRequest(source_id=call.source_id)
+            payment = (await self._get_payment(request, context)).payment
+        except NotFound:
+            command = PaymentRefused(origin, self._policy, call.source_id, error.reason)
+        else:
+            _log.warning("payment_refused_but_there", payment_id=payment.payment_id, reason=error.reason)
+            result = payments.result_of(payment)
+            if result is None:
+                return  # the event will tell, or the timer will ask
+            command = ApplyPaymentResult(origin, self._policy, result)
         self._notifier.changed(await self._store.run(command))
 
     async def on_due(self, trade: Trade) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from paykit.context import current
-from paykit.errors import MeshError, NotFound
+from paykit.errors import MeshError, NotFound, Unavailable
 from paykit.ids import new_id, slot_in
 from paykit.rpc.batching import serve_batch
 from paymesh.pay.v1 import pay_service_pb2 as pb
@@ -15,13 +15,18 @@ from tests.trade_core.support import NOW_MS
 
 
 class ScriptedPay(pay_service_pb2_grpc.PayServiceServicer):
-    """Succeeds at once where all is by balance, is under way otherwise; ``refusal`` and ``decline`` change that."""
+    """Succeeds at once where all is by balance, is under way otherwise; ``refusal`` and ``decline`` change that.
+
+    The next ``lost`` payments are made and their answers lost on the way; ``refusal`` is said only after those.
+    """
 
     def __init__(self) -> None:
         self.payments: dict[str, payment_pb2.Payment] = {}  # by source_id
         self.requests: list[Any] = []
         self.biz_ids: list[str] = []
         self.refusal: MeshError | None = None
+        self.lost = 0
+        self.blind: list[MeshError] = []  # what the next GetPayments are answered
         self.decline = ""  # why payments by balance fail
         self._came = asyncio.Event()
         self.asked: asyncio.Queue[str] = asyncio.Queue()  # source ids of GetPayment
@@ -43,7 +48,7 @@ class ScriptedPay(pay_service_pb2_grpc.PayServiceServicer):
     def _take(self, request: Any, is_immediate: bool) -> payment_pb2.Payment:
         self.requests.append(request)
         self.biz_ids.append(current().biz_id)
-        if self.refusal is not None:
+        if self.refusal is not None and not self.lost:
             raise self.refusal
         self._came.set()
         payment = self.payments.get(request.source_id)
@@ -57,6 +62,9 @@ class ScriptedPay(pay_service_pb2_grpc.PayServiceServicer):
             self.payments[request.source_id] = payment
             if is_immediate:
                 self.finish(request.source_id, self.decline)
+        if self.lost:
+            self.lost -= 1
+            raise Unavailable("the connection broke")
         return payment
 
     async def Recharge(self, request: pb.RechargeRequest, context: Any) -> pb.RechargeResponse:
@@ -86,6 +94,8 @@ class ScriptedPay(pay_service_pb2_grpc.PayServiceServicer):
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Any) -> pb.GetPaymentResponse:
         self.asked.put_nowait(request.source_id)
+        if self.blind:
+            raise self.blind.pop()
         payment = self.payments.get(request.source_id)
         if payment is None:
             raise NotFound("there is no such payment")

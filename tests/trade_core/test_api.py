@@ -119,6 +119,32 @@ async def test_a_refusal_of_pay_core_ends_the_attempt_with_its_reason(running: R
     assert trade.attempts[0].failure_reason == "LIMIT_EXCEEDED"
 
 
+async def test_a_refusal_after_a_lost_answer_is_not_believed_where_the_payment_succeeded(running: Running) -> None:
+    running.pay.lost = 1
+    running.pay.refusal = FailedPrecondition("frozen meanwhile", reason="ACCOUNT_FROZEN")
+    running.pay.blind = [Unavailable("not now", retry_after_ms=1)]  # asking is tried again as the call is
+    trade = await running.create(pay_methods=[BALANCE])
+    seen = await running.until(trade.trade_id, PAID)
+    assert FAILED not in {each.state for each in seen}
+    assert seen[-1].attempts[0].payment_id == running.pay.payments[seen[-1].attempts[0].attempt_id].payment_id
+    assert len(running.pay.requests) == 3
+
+
+async def test_a_refusal_after_a_lost_answer_leaves_a_payment_under_way_to_its_event(running: Running) -> None:
+    running.pay.lost = 1
+    running.pay.refusal = FailedPrecondition("frozen meanwhile", reason="ACCOUNT_FROZEN")
+    trade = await running.create(pay_methods=[CARD])
+    source_id = trade.attempts[0].attempt_id
+    async with asyncio.timeout(20):
+        assert await running.pay.asked.get() == source_id
+
+        while not await running.service.is_idle():
+            await asyncio.sleep(0.02)
+    assert (await running.get(trade.trade_id)).state == PAYING
+    await running.publish(running.pay.finish(source_id), trade.biz_id)
+    await running.until(trade.trade_id, PAID)
+
+
 async def test_a_refusal_that_leaves_the_payment_open_opens_a_ticket_and_fails_nothing(running: Running) -> None:
     running.pay.refusal = AlreadyExists("another body", reason="REQUEST_ID_REUSED")
     trade = await running.create(pay_methods=[CARD])
