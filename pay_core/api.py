@@ -8,7 +8,7 @@ from pay_core import commands, queries
 from pay_core.convert import account_proto, entry_proto, payment_proto
 from pay_core.ledger import KIND_OF_NUMBER, OWNED_KINDS, AccountKind, is_internal
 from pay_core.orchestration import PaymentView
-from pay_core.payment import Funding, Payee
+from pay_core.payment import BALANCE, Funding, Payee
 from paykit import context as business_context
 from paykit.errors import NotFound
 from paykit.rpc.batching import serve_batch
@@ -281,6 +281,7 @@ class TransitApi(ledger_service_pb2_grpc.TransitServiceServicer):
             origin,
             payment_id,
             instruction_id,
+            tool=BALANCE,
             failure_reason="" if request.drawn else request.failure_reason,
             result_due_ms=self._result_due_ms,
         )

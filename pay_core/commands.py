@@ -179,7 +179,8 @@ class SettleInstruction(Command[None]):
     """Takes the outcome of an instruction that was awaited, and goes on with its payment.
 
     The outcome comes from channel_gateway (event, refusal or question) or from another slot (SettleTransit).
-    ``amount_minor`` and ``currency`` are what the other side says it moved; None where it says nothing.
+    ``tool`` is the one that speaks: no other may settle the instruction. ``moved`` is the amount and currency that it
+    says were moved; None where it says nothing.
     """
 
     def __init__(
@@ -188,13 +189,14 @@ class SettleInstruction(Command[None]):
         payment_id: str,
         instruction_id: str,
         *,
+        tool: str,
         failure_reason: str = "",
         channel_order_id: str | None = None,
         moved: tuple[int, str] | None = None,
         result_due_ms: int,
     ) -> None:
         super().__init__(slot_in(payment_id), origin)
-        self.payment_id, self.instruction_id = payment_id, instruction_id
+        self.payment_id, self.instruction_id, self.tool = payment_id, instruction_id, tool
         self.failure_reason, self.channel_order_id, self.moved = failure_reason, channel_order_id, moved
         self.result_due_ms = result_due_ms
 
@@ -207,6 +209,12 @@ class SettleInstruction(Command[None]):
         instruction = next((ins for ins in chain if ins.id == self.instruction_id), None)
         if payment is None or instruction is None:
             raise NotFound(f"no instruction {self.instruction_id} of payment {self.payment_id}")
+        if instruction.tool != self.tool:
+            raise FailedPrecondition(
+                f"instruction {instruction.id} is carried out by {instruction.tool}, not by {self.tool}",
+                reason="WRONG_TOOL",
+                subject=instruction.id,
+            )
         if self.moved is not None and self.moved != (instruction.amount_minor, instruction.currency):
             raise FailedPrecondition(
                 f"instruction {instruction.id} is over {instruction.amount_minor} {instruction.currency}, "

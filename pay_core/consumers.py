@@ -6,12 +6,13 @@ import structlog
 
 from pay_core import queries
 from pay_core.commands import AskLater, SettleInstruction
+from pay_core.payment import CHANNEL
 from pay_core.settings import PayCoreSettings
 from pay_core.tables import Payment
 from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
 from paykit import context as business_context
 from paykit.context import BusinessContext
-from paykit.errors import MeshError
+from paykit.errors import AlreadyExists, MeshError, NotFound
 from paykit.events.calls import DurableCall
 from paykit.events.consumers import Consumer
 from paykit.events.timers import Timer
@@ -64,6 +65,7 @@ class ChannelResults:
             origin,
             order.payment_id,
             order.instruction_id,
+            tool=CHANNEL,
             failure_reason="" if order.state == _SUCCEEDED else order.failure_reason[:32] or "CHANNEL_FAILED",
             channel_order_id=order.channel_order_id,
             moved=(order.amount.amount_minor, order.amount.currency_code),
@@ -71,11 +73,23 @@ class ChannelResults:
         )
 
     async def _on_refused(self, context: BusinessContext, row: Outbox, error: MeshError) -> None:
+        """Believes a refusal only where channel_gateway has no order: an earlier try may have been taken unanswered."""
+        if isinstance(error, AlreadyExists):
+            raise error  # the instruction's order is there, and differs: that is for a person
         request = channel_service_pb2.SubmitChannelOrderRequest.FromString(row.body)
+        ask = self._channels.batch("channel_gateway", GET_CHANNEL_ORDER)
+        try:
+            await ask(channel_service_pb2.GetChannelOrderRequest(instruction_id=request.instruction_id), context)
+        except NotFound:
+            pass
+        else:
+            log.warning("refusal_not_believed", instruction_id=request.instruction_id, reason=error.reason)
+            return  # its result comes by event, or by asking
         command = SettleInstruction(
             Origin.event(context, SUBMIT_CHANNEL_ORDER, row.id),
             request.payment_id,
             request.instruction_id,
+            tool=CHANNEL,
             failure_reason=error.reason[:32],
             result_due_ms=self._due_ms,
         )

@@ -9,6 +9,7 @@ import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from pay_core.tables import Account, Entry, Journal
+from paykit.errors import FailedPrecondition
 from paykit.ids import SLOT_COUNT, slot_of
 from paykit.store.command import Rows, Work
 from paykit.store.row import Key, key
@@ -33,6 +34,7 @@ class AccountKind(StrEnum):
 OWNED_KINDS = (AccountKind.USER, AccountKind.MERCHANT)  # customers' money: never below zero
 
 _INTERNAL = "internal."
+_BALANCE_MINOR_MAX = 2**62  # far from what a column holds: no sum of one batch can pass it
 
 KIND_NUMBER = {kind: payment_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind}") for kind in AccountKind}
 KIND_OF_NUMBER = {number: kind for kind, number in KIND_NUMBER.items()}
@@ -206,6 +208,10 @@ def _credit(work: Work, ref: AccountRef, minor: int) -> Account:
     else:
         account = work.update(
             msgspec.structs.replace(account, balance_minor=account.balance_minor + minor), audit=False
+        )
+    if abs(account.balance_minor) > _BALANCE_MINOR_MAX:
+        raise FailedPrecondition(
+            f"account {account.id} cannot hold more", reason="BALANCE_LIMIT_REACHED", subject=account.id
         )
     # Whoever drafted a debit has looked at what is available first.
     assert account.floor_minor is None or account.balance_minor - account.held_minor >= account.floor_minor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 INT64_MAX = 2**63 - 1
+AMOUNT_MINOR_MAX = 10**15  # of one operation: ten million million euros, and sums of thousands fit an int64
 
 # ISO 4217 (list one, active codes of countries and regions): the exponents that are not 2, and the codes that are.
 _EXPONENT_0 = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"

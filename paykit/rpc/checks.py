@@ -13,7 +13,7 @@ import msgspec
 
 from paykit.errors import FieldViolation, InvalidArgument
 from paykit.ids import ID_LENGTH, is_id
-from paykit.money import is_currency
+from paykit.money import AMOUNT_MINOR_MAX, is_currency
 
 if TYPE_CHECKING:
     from paymesh.common.v1 import money_pb2
@@ -96,7 +96,7 @@ class Fields:
         return value
 
     def money(self, field: str, value: money_pb2.Money, *, required: bool = True) -> money_pb2.Money | None:
-        """An amount greater than zero of a known currency. None where it is left out; int64 is the wire's own bound."""
+        """An amount of 1 to 10^15 minor units of a known currency. None where it is left out."""
         if not value.currency_code and not value.amount_minor:
             if required:
                 self.fail(field, "required")
@@ -105,6 +105,8 @@ class Fields:
             self.fail(f"{field}.currency_code", "not an active ISO 4217 currency")
         if value.amount_minor <= 0:
             self.fail(f"{field}.amount_minor", "must be greater than zero")
+        elif value.amount_minor > AMOUNT_MINOR_MAX:
+            self.fail(f"{field}.amount_minor", f"must be at most {AMOUNT_MINOR_MAX}")
         return value
 
     def same_currency(self, field: str, value: money_pb2.Money, currency_code: str) -> None:

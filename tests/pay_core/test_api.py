@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from pay_core.commands import SettleInstruction
+from pay_core.payment import CHANNEL
 from pay_core.tables import Account, Journal, Payment
 from paykit import context as business_context
 from paykit.context import BusinessContext
@@ -79,6 +80,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("Transfer", transfer(payer_id="internal.7"), "payer_id"),
     ("Transfer", transfer(amount=eur(0)), "amount.amount_minor"),
     ("Transfer", transfer(amount=eur(-5)), "amount.amount_minor"),
+    ("Transfer", transfer(amount=eur(10**15 + 1)), "amount.amount_minor"),
+    ("Transfer", transfer(amount=eur(2**63 - 1)), "amount.amount_minor"),
     ("Transfer", transfer(amount=eur(100, "EURO")), "amount.currency_code"),
     ("Transfer", transfer(amount=None), "amount"),
     ("Transfer", transfer(fundings=[]), "fundings"),
@@ -140,6 +143,7 @@ async def fund(running: Running, context: BusinessContext, amount_minor: int = 1
         Origin.event(context, "test", "fund"),
         made.payment_id,
         made.instructions[0].instruction_id,
+        tool=CHANNEL,
         channel_order_id=new_id("chn", 1, NOW_MS),
         moved=(amount_minor, "EUR"),
         result_due_ms=1000,
@@ -212,6 +216,19 @@ async def test_never_passes_the_floor_under_concurrent_withdrawals(running: Runn
     taken = [a for a in answers if a.payment.state == payment_pb2.PAYMENT_STATE_PROCESSING]
     assert len(taken) == 33
     assert await balance_of(running, "ann") == 10
+
+
+async def test_lets_no_transit_answer_settle_what_a_channel_carries_out(
+    running: Running, context: BusinessContext
+) -> None:
+    made = (await running.pay.Recharge(recharge())).payment
+    forged = ledger_pb.SettleTransitRequest(
+        instruction_id=made.instructions[0].instruction_id, payment_id=made.payment_id, drawn=True
+    )
+    with pytest.raises(FailedPrecondition) as caught:
+        await running.transit.SettleTransit(forged)
+    assert caught.value.reason == "WRONG_TOOL"
+    assert await balance_of(running, "ann") == 0
 
 
 async def test_lists_payments_page_by_page(running: Running, context: BusinessContext) -> None:

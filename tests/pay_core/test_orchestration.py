@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pay_core.commands import SettleInstruction
 from pay_core.ledger import AccountKind
-from pay_core.payment import Funding
+from pay_core.payment import CHANNEL, Funding
 from pay_core.tables import Account, Instruction, Journal, Payment
 from paykit.errors import FailedPrecondition, NotFound
 from paykit.ids import slot_of
@@ -189,7 +189,12 @@ def test_result_that_contradicts_an_earlier_one_is_refused() -> None:
     world.deliver(message)
     instruction = next(ins for ins in world.all(Instruction) if ins.tool == "channel")
     contradiction = SettleInstruction(
-        origin("ann", "x"), instruction.payment_id, instruction.id, failure_reason="DECLINED", result_due_ms=DUE_MS
+        origin("ann", "x"),
+        instruction.payment_id,
+        instruction.id,
+        tool=CHANNEL,
+        failure_reason="DECLINED",
+        result_due_ms=DUE_MS,
     )
     with pytest.raises(FailedPrecondition) as caught:
         world.run(contradiction)

@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from pay_core import commands
 from pay_core.ledger import KIND_OF_NUMBER, AccountKind
 from pay_core.orchestration import PaymentView
-from pay_core.payment import Funding, InstructionState, Payee
+from pay_core.payment import BALANCE, CHANNEL, Funding, InstructionState, Payee
 from pay_core.tables import Account, Entry, Instruction, Journal, Payment
 from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
 from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
@@ -122,7 +122,12 @@ class World:
             reason = "" if answer.drawn else answer.failure_reason
             self.run(
                 commands.SettleInstruction(
-                    called, answer.payment_id, answer.instruction_id, failure_reason=reason, result_due_ms=DUE_MS
+                    called,
+                    answer.payment_id,
+                    answer.instruction_id,
+                    tool=BALANCE,
+                    failure_reason=reason,
+                    result_due_ms=DUE_MS,
                 )
             )
 
@@ -143,6 +148,7 @@ class World:
                 Origin.event(context, "channel_results", row.id),
                 request.payment_id,
                 request.instruction_id,
+                tool=CHANNEL,
                 failure_reason="" if agrees else "CARD_DECLINED",
                 channel_order_id=f"chn_{request.instruction_id[4:]}",
                 moved=(request.amount.amount_minor, request.amount.currency_code),

@@ -110,7 +110,7 @@ CREATE_FIELDS = [
         ["lines[0].unit_price.currency_code"], lines=[line(unit_price=Money(currency_code="USD", amount_minor=1000))]
     ),
     creating(["amount.amount_minor"], lines=[line(), line()]),
-    creating(["lines"], lines=[line(quantity=INT64_MAX, unit_price=eur(INT64_MAX))]),
+    creating(["lines"], lines=[line(quantity=INT64_MAX, unit_price=eur(10**15))]),
     creating(["lines"], lines=[line(unit_price=eur(10)) for _ in range(101)], amount=eur(1000)),
     # time to live
     creating(["time_to_live"], time_to_live={"seconds": 0}),

@@ -390,7 +390,7 @@ class TransferRequest(_message.Message):
     """What it is for; opaque."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
-        """The whole; greater than zero; the fundings and the payees each add up to it."""
+        """The whole; greater than zero, at most 10^15; the fundings and the payees each add up to it."""
 
     @_builtins.property
     def fundings(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Funding]:

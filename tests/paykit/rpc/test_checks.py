@@ -83,7 +83,7 @@ def test_right_fields_pass_and_come_back() -> None:
     assert fields.id("id", TRD, "pay", "trd") == TRD
     assert fields.id("id", "", "pay", required=False) == ""
     assert fields.enum("criticality", 2, Criticality) == 2
-    assert fields.money("amount", money("KWD", 2**63 - 1)) == money("KWD", 2**63 - 1)
+    assert fields.money("amount", money("KWD", 10**15)) == money("KWD", 10**15)
     assert fields.money("fee", money_pb2.Money(), required=False) is None
     assert fields.text("title", "Käse & 乳 \U0001f9c0\u00a0", 20) == "Käse & 乳 \U0001f9c0\u00a0"
     assert fields.page_size(0) == 50
