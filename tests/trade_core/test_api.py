@@ -14,6 +14,7 @@ from paykit.store.system import DeadLetter
 from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2
 from paymesh.trade.v1 import trade_service_pb2 as pb
+from tests.paykit.events.waits import until
 from tests.trade_core.running import BALANCE, CARD, Running, eur, purchase
 from tests.trade_core.support import BUYER, MERCHANT, NOW_MS, SLOT, fresh
 
@@ -137,9 +138,7 @@ async def test_a_refusal_after_a_lost_answer_leaves_a_payment_under_way_to_its_e
     source_id = trade.attempts[0].attempt_id
     async with asyncio.timeout(20):
         assert await running.pay.asked.get() == source_id
-
-        while not await running.service.is_idle():
-            await asyncio.sleep(0.02)
+    await until(running.service.is_idle)
     assert (await running.get(trade.trade_id)).state == PAYING
     await running.publish(running.pay.finish(source_id), trade.biz_id)
     await running.until(trade.trade_id, PAID)
