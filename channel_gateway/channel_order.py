@@ -135,9 +135,17 @@ def start_sending(order: ChannelOrder, now_ms: int, policy: ChannelPolicy) -> Ch
 
 
 def apply_result(
-    order: ChannelOrder, result: ProviderResult, source: Source, now_ms: int, policy: ChannelPolicy
+    order: ChannelOrder,
+    result: ProviderResult,
+    source: Source,
+    now_ms: int,
+    policy: ChannelPolicy,
+    asked_at_ms: int | None = None,
 ) -> Applied:
-    """What ``result`` makes of ``order``. A query that settles nothing moves the order on along its query ladder."""
+    """What ``result`` makes of ``order``. A query that settles nothing moves the order on along its query ladder.
+
+    ``asked_at_ms``: when a query was begun. Its answer says how things stood then, not when it is applied.
+    """
     mismatch = _mismatch(order, result)
     if CHANNEL_ORDER.is_terminal(order.state):
         return Applied(mismatch=mismatch) if mismatch else _SILENT
@@ -149,7 +157,7 @@ def apply_result(
         return _settle(order, _OUTCOMES[status], result.failure_reason, result.provider_reference, now_ms)
     if status is ResultStatus.NOT_SENT:
         return _not_sent(order, now_ms, policy)
-    if status is ResultStatus.NOT_FOUND and source is Source.QUERY and _is_absence_certain(order, now_ms, policy):
+    if status is ResultStatus.NOT_FOUND and _is_absence_certain(order, asked_at_ms, policy):
         return _settle(order, _S.FAILED, PROVIDER_NOT_FOUND, "", now_ms)
     after = _S.PENDING if status is ResultStatus.PENDING else _S.UNKNOWN
     moved = order
@@ -210,15 +218,16 @@ def _asked_again(order: ChannelOrder, now_ms: int, policy: ChannelPolicy, mismat
     return Applied(order=after, announce=UNKNOWN_EVENT, mismatch=mismatch)
 
 
-def _is_absence_certain(order: ChannelOrder, now_ms: int, policy: ChannelPolicy) -> bool:
+def _is_absence_certain(order: ChannelOrder, asked_at_ms: int | None, policy: ChannelPolicy) -> bool:
     after_ms = policy.not_found_certain_after_ms
     # An order with a provider reference was known to the provider once: its absence is a contradiction, not an answer.
     return (
         after_ms is not None
+        and asked_at_ms is not None
         and order.state == _S.UNKNOWN
         and not order.provider_reference
         and order.sent_at_ms is not None
-        and now_ms - order.sent_at_ms >= after_ms
+        and asked_at_ms - order.sent_at_ms >= after_ms
     )
 
 

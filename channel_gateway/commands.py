@@ -190,15 +190,24 @@ class ApplyResult(OrderCommand):
     """Takes the provider's word from a reply or a query. Returns the order as it then is."""
 
     def __init__(
-        self, origin: Origin, channel_order_id: str, policy: ChannelPolicy, result: ProviderResult, source: Source
+        self,
+        origin: Origin,
+        channel_order_id: str,
+        policy: ChannelPolicy,
+        result: ProviderResult,
+        source: Source,
+        asked_at_ms: int | None = None,
     ) -> None:
+        """``asked_at_ms``: for a query, the time (Unix ms) before it was made."""
         super().__init__(origin, channel_order_id, policy)
         self.result = result
         self.source = source
+        self.asked_at_ms = asked_at_ms
 
     def decide(self, work: Work) -> ChannelOrder | None:
         order = self.order(work)
-        return _carry_out(work, order, apply_result(order, self.result, self.source, work.now_ms, self.policy))
+        applied = apply_result(order, self.result, self.source, work.now_ms, self.policy, self.asked_at_ms)
+        return _carry_out(work, order, applied)
 
 
 class TakeNotification(Command[NotificationState]):

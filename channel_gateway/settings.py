@@ -17,6 +17,8 @@ KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
 # A call begins within this time of SENDING and is given up after timeout_s; its outcome is committed in the rest.
 _SEND_WITHIN_MS = 2_000
 _SENDING_MARGIN_MS = 5_000
+# What a provider needs to take a call in that was given up here, and what the clocks of two machines may be apart.
+_ABSENCE_MARGIN_S = 15.0
 
 
 class SecretSettings(Section):
@@ -75,8 +77,8 @@ class ChannelSettings(ProviderAccountSettings):
     @model_validator(mode="after")
     def _absence_is_certain_only_when_no_call_is_under_way(self) -> Self:
         after_s = self.not_found_certain_after_s
-        if after_s is not None and after_s * 1000 <= self.timeout_s * 1000 + _SENDING_MARGIN_MS:
-            raise ValueError("not_found_certain_after_s must exceed timeout_s by more than 5 seconds")
+        if after_s is not None and after_s < self.timeout_s + _ABSENCE_MARGIN_S:
+            raise ValueError(f"not_found_certain_after_s must exceed timeout_s by {_ABSENCE_MARGIN_S:.0f} seconds")
         return self
 
     def policy(self) -> ChannelPolicy:

@@ -163,7 +163,9 @@ class Lane:
             result = await self._call(order.kind, sending)
             return ApplyResult(origin, order.id, policy, result, Source.REPLY)
         if order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
-            return ApplyResult(origin, order.id, policy, await self._call("QUERY", order), Source.QUERY)
+            asked_at_ms = self._store.clock.now_ms()
+            result = await self._call("QUERY", order)
+            return ApplyResult(origin, order.id, policy, result, Source.QUERY, asked_at_ms)
         return None
 
     async def _call(self, operation: str, order: ChannelOrder) -> ProviderResult:

@@ -38,7 +38,7 @@ from tests.channel_gateway.provider import (
 
 SLOT = 7
 KINDS = {"CHARGE": 1, "REFUND": 2, "PAYOUT": 3}
-WAIT_S = 20.0
+WAIT_S = 30.0
 
 
 def account(base_url: str, api_key: str, key_id: str, signing: str) -> dict[str, Any]:

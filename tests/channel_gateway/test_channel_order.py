@@ -40,9 +40,16 @@ NOT_SENT = ProviderResult(status=R.NOT_SENT)
 
 
 def applied(
-    order: ChannelOrder, result: ProviderResult, source: Source = Source.REPLY, now_ms: int = NOW_MS
+    order: ChannelOrder,
+    result: ProviderResult,
+    source: Source = Source.REPLY,
+    now_ms: int = NOW_MS,
+    asked_at_ms: int | None = None,
 ) -> Applied:
-    return apply_result(order, result, source, now_ms, POLICY)
+    """``asked_at_ms`` is ``now_ms`` for a query where nothing else is said."""
+    if source is Source.QUERY and asked_at_ms is None:
+        asked_at_ms = now_ms
+    return apply_result(order, result, source, now_ms, POLICY, asked_at_ms)
 
 
 def changed(outcome: Applied) -> ChannelOrder:
@@ -154,9 +161,18 @@ def test_not_found_is_no_failure_before_it_is_certain() -> None:
     assert (changed(outcome).state, changed(outcome).failure_reason) == ("FAILED", PROVIDER_NOT_FOUND)
 
 
+def test_not_found_says_how_it_stood_when_the_query_was_made_however_late_it_is_applied() -> None:
+    assert POLICY.not_found_certain_after_ms is not None
+    certain_ms = NOW_MS + POLICY.not_found_certain_after_ms
+    order = make_sending(state="UNKNOWN")
+    late = applied(order, NOT_FOUND, Source.QUERY, certain_ms + 60_000, asked_at_ms=certain_ms - 1)
+    assert changed(late).state == "UNKNOWN"
+
+
 def test_not_found_never_fails_an_order_on_a_channel_that_does_not_declare_it() -> None:
     policy = msgspec.structs.replace(POLICY, not_found_certain_after_ms=None)
-    outcome = apply_result(make_sending(state="UNKNOWN"), NOT_FOUND, Source.QUERY, NOW_MS + 10**12, policy)
+    later_ms = NOW_MS + 10**12
+    outcome = apply_result(make_sending(state="UNKNOWN"), NOT_FOUND, Source.QUERY, later_ms, policy, later_ms)
     assert changed(outcome).state == "UNKNOWN"
 
 

@@ -30,7 +30,7 @@ BASE = channel_settings("http://127.0.0.1:1")
         {"api_key": {"value": "x", "file": "/y"}},
         {"notification_keys": {}},
         {"notification_keys": {f"k{n}": {"value": "x"} for n in range(3)}},
-        {"not_found_certain_after_s": 6.0, "timeout_s": 1.0},
+        {"not_found_certain_after_s": 15.9, "timeout_s": 1.0},
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
@@ -53,6 +53,11 @@ def test_a_secret_file_that_is_missing_or_empty_is_named(tmp_path: Path, content
         path.write_text(content)
     with pytest.raises(ConfigurationError, match=str(path)):
         SecretSettings(file=path).read()
+
+
+def test_absence_may_be_certain_well_after_a_call_was_given_up() -> None:
+    changes = {"not_found_certain_after_s": 16.0, "timeout_s": 1.0}
+    assert ChannelSettings.model_validate(BASE | changes).policy().not_found_certain_after_ms == 16_000
 
 
 def test_times_become_milliseconds() -> None:

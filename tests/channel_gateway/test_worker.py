@@ -165,6 +165,25 @@ async def test_a_channel_that_raises_leaves_the_outcome_unknown(bench: Bench) ->
     assert await bench.events() == []
 
 
+async def test_absence_is_judged_by_when_the_provider_was_asked(bench: Bench) -> None:
+    assert POLICY.not_found_certain_after_ms is not None
+    bench.channel.answer = ZeroDivisionError()
+    unknown = await bench.carried(await bench.submit())
+    bench.channel.answer = ProviderResult(status=ResultStatus.NOT_FOUND)
+    bench.channel.called.clear()
+    bench.channel.proceed.clear()
+    bench.lane.offer(unknown)
+    await asyncio.wait_for(bench.channel.called.wait(), 10)
+    bench.clock.advance(POLICY.not_found_certain_after_ms)
+    bench.channel.proceed.set()
+    await bench.lane.finished()
+    early = await bench.stored(unknown)
+    assert (early.state, early.query_count) == ("UNKNOWN", 1)
+    bench.lane.offer(early)
+    await bench.lane.finished()
+    assert (await bench.stored(unknown)).state == "FAILED"
+
+
 async def test_two_processes_that_meet_at_one_order_send_it_once(bench: Bench) -> None:
     order, other = await bench.submit(), bench.new_lane()
     await bench.carried(order, bench.lane, other)
