@@ -17,7 +17,7 @@ from paykit.clock import Clock
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.02  # how soon a notification that falls due is noticed
+POLL_S = 0.05  # how soon a notification that falls due is noticed
 BACKOFF_MAX_MS = 60_000
 _JSON = "application/json"
 
