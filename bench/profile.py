@@ -1,6 +1,6 @@
 """Where the time of a purchase goes: CPU and work per purchase of every process, and the functions that use it.
 
-``python -m bench.profile [--unary] [--seconds N] [--out FOLDER]`` runs the purchase load twice on a private stack:
+``python -m bench.profile [--unary] [--seconds N] [--out FOLDER]`` runs the purchase load on a private stack: to warm it,
 once undisturbed, to read what each process used and did, and once while py-spy samples each Python process.
 """
 
@@ -36,6 +36,7 @@ PARTS_HEADINGS = ("whose code", "all", *SAMPLED)
 PARTS_MAX = 20
 BUFFER_POOL_MB = 256
 WIDTH = 170
+WARMING_S = 5
 
 _LINE = re.compile(r":\d+\)$")
 # Below these every stack of the main thread looks alike.
@@ -66,6 +67,8 @@ def main(
         kept = out or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
         with running_stack(Path(folder) / "stack", buffer_pool_mb=BUFFER_POOL_MB) as stack:
+            # What is compiled, cached or made once belongs to no purchase.
+            purchases.measure(stack.config, msgspec.structs.replace(load, seconds=WARMING_S))
             used = undisturbed(stack, load)
             console.print(used.cpu_table(), used.work_table())
             samples = {name: read(recording) for name, recording in sampled(stack, load, kept).items()}
