@@ -179,17 +179,21 @@ class Relay:
         while True:
             await asyncio.sleep(_PRUNE_INTERVAL_S * random.uniform(0.5, 1.0))
             try:
-                await self._reopen(home)
+                kept_since_ms = await self._bus.kept_since_ms(home.mode)
+            except Exception as error:
+                # Nothing is deleted: nobody knows yet what the bus will have lost when it is back.
+                _log.info("outbox_kept", mode=home.mode, shard=home.shard, error_type=type(error).__name__)
+                continue
+            try:
+                await self._reopen(home, kept_since_ms)
                 while await home.prune():
                     pass
             except Exception as error:
                 self._log_database("outbox_not_pruned", home, error)
 
-    async def _reopen(self, home: OutboxShard) -> None:
-        """Sends again what the bus had and lost with its store. Raises where the bus is away: nothing is pruned then,
-        for nobody knows yet what it will have lost when it is back."""
+    async def _reopen(self, home: OutboxShard, kept_since_ms: int) -> None:
+        """Sends again what the bus had, and lost with its store."""
         lost = 0
-        kept_since_ms = await self._bus.kept_since_ms(home.mode)
         while count := await home.reopen(kept_since_ms + _CLOCKS_APART_MS):
             lost += count
         if lost:

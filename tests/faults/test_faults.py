@@ -25,6 +25,7 @@ async def test_nothing_is_lost_or_done_twice_while_every_part_is_killed_once() -
     assert summary.report is not None
     assert summary.report.violated == set()
     assert [name for name, _ in summary.outages] == [outage.name for outage in EACH_ONCE]
+    assert summary.states.total() == summary.orders + summary.refunds
     # The faults were felt, and what was unknown was found.
     assert summary.retries["UNAVAILABLE"] > 0
     assert summary.unknown.unknown > 0

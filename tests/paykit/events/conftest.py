@@ -13,12 +13,15 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from meshctl.servers import NatsServer
 from paykit.clock import SystemClock
 from paykit.events.bus import Bus
-from paykit.settings import ExecutorSettings, ShardSettings
+from paykit.events.calls import DurableCall, Invoke
+from paykit.events.relay import Relay
+from paykit.settings import ExecutorSettings, RelaySettings, ShardSettings
 from paykit.store import system
 from paykit.store.store import Store
 from paykit.store.system import ShardEpoch
 from tests.conftest import MakeShards
 from tests.paykit.events.backends import Backend, EmbeddedBackend, JetStreamBackend
+from tests.paykit.events.relaying import SETTINGS, StartRelay
 from tests.paykit.events.waits import metadata as wait_metadata
 
 OpenStore = Callable[[], Awaitable[Store]]
@@ -87,3 +90,19 @@ async def open_store(make_shards: MakeShards) -> AsyncIterator[OpenStore]:
 async def store(open_store: OpenStore) -> Store:
     """A store of two shards, live and shadow, with the tables of tests/paykit/events/waits.py."""
     return await open_store()
+
+
+@pytest.fixture
+async def start_relay(embedded_bus: Bus) -> AsyncIterator[StartRelay]:
+    """Starts relays over the embedded bus; they stop with the test."""
+    started: list[Relay] = []
+
+    def start(store: Store, invoke: Invoke, *calls: DurableCall, settings: RelaySettings = SETTINGS) -> Relay:
+        relay = Relay(store, embedded_bus, calls, invoke, SystemClock(), settings)
+        relay.start()
+        started.append(relay)
+        return relay
+
+    yield start
+    for relay in started:
+        await relay.stop(1.0)

@@ -4,115 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
-from sqlalchemy import select, update
 
-from paykit import context as business
-from paykit.clock import SystemClock
 from paykit.context import BusinessContext
 from paykit.errors import Aborted, FailedPrecondition, FieldViolation, InvalidArgument, MeshError, Unavailable
 from paykit.events.bus import Bus
-from paykit.events.calls import DurableCall, Invoke
+from paykit.events.calls import DurableCall
 from paykit.events.dead_letters import MarkReplayed
 from paykit.events.message import Subscription
-from paykit.events.relay import Relay
 from paykit.ids import slot_in
-from paykit.settings import RelaySettings
 from paykit.store.command import Origin
-from paykit.store.guard import assert_outside_transaction
 from paykit.store.store import Store
-from paykit.store.system import DeadLetter, Outbox
+from paykit.store.system import Outbox
 from tests.paykit.events.conftest import OpenStore
+from tests.paykit.events.relaying import SETTINGS, Callee, StartRelay, begin, fails, is_acknowledged, make_due, tickets
 from tests.paykit.events.test_bus_contract import Taker
-from tests.paykit.events.waits import METHOD, BeginWait, EndWait, new_context, new_wait_id, outbox, text, until, waits
-
-SETTINGS = RelaySettings(
-    sweep_interval_s=0.05, sweep_age_s=0.2, retry_delay_s=0.01, retry_delay_max_s=0.05, call_timeout_s=1.0
-)
-
-StartRelay = Callable[..., Relay]
-
-
-class Callee:
-    """The other end of durable calls: remembers what it was asked, and answers as it is told."""
-
-    def __init__(self, answer: Callable[[str], Awaitable[str]] | None = None) -> None:
-        self.asked: list[str] = []
-        self.contexts: list[BusinessContext] = []
-        self._answer = answer
-        self._changed = asyncio.Event()
-
-    async def __call__(self, method: str, body: bytes, context: BusinessContext) -> StringValue:
-        assert_outside_transaction()
-        assert business.current().biz_id == context.biz_id
-        value = StringValue.FromString(body).value
-        self.asked.append(value)
-        self.contexts.append(context)
-        self._changed.set()
-        return text(await self._answer(value) if self._answer is not None else f"{value} done")
-
-    async def was_asked(self, count: int) -> None:
-        async with asyncio.timeout(15):
-            while len(self.asked) < count:
-                self._changed.clear()
-                await self._changed.wait()
-
-
-def fails(times: int, error: MeshError) -> Callable[[str], Awaitable[str]]:
-    """An answer that is ``error`` the first times each value is asked."""
-    asked = Counter[str]()
-
-    async def answer(value: str) -> str:
-        asked[value] += 1
-        if asked[value] <= times:
-            raise error
-        return value
-
-    return answer
-
-
-@pytest.fixture
-async def start_relay(embedded_bus: Bus) -> AsyncIterator[StartRelay]:
-    started: list[Relay] = []
-
-    def start(store: Store, invoke: Invoke, *calls: DurableCall, settings: RelaySettings = SETTINGS) -> Relay:
-        relay = Relay(store, embedded_bus, calls, invoke, SystemClock(), settings)
-        relay.start()
-        started.append(relay)
-        return relay
-
-    yield start
-    for relay in started:
-        await relay.stop(1.0)
-
-
-async def begin(store: Store, slot: int = 5, *, wait_id: str = "", shadow: bool = False, **sent: Any) -> None:
-    await store.run(BeginWait(wait_id or new_wait_id(slot), slot, new_context(slot, shadow=shadow), **sent))
-
-
-async def is_acknowledged(store: Store, *, shadow: bool = False) -> list[Outbox]:
-    """All outbox rows, once every one is acknowledged."""
-
-    async def all_are() -> bool:
-        rows = await outbox(store, shadow=shadow)
-        return bool(rows) and all(row.acked_at_ms is not None for row in rows)
-
-    await until(all_are)
-    return await outbox(store, shadow=shadow)
-
-
-async def make_due(store: Store) -> None:
-    """As if the grace had passed that fresh rows are left to the process that wrote them."""
-    for shard in store.shards("live"):
-        await store.housekeep("live", shard, update(Outbox.__table__).values(due_at_ms=0))
-
-
-async def tickets(store: Store) -> list[DeadLetter]:
-    return await store.fetch_everywhere(DeadLetter, select(DeadLetter.__table__), shadow=False)
+from tests.paykit.events.waits import METHOD, EndWait, new_context, new_wait_id, outbox, text, until, waits
 
 
 async def test_publishes_the_events_of_a_commit_with_their_context(
@@ -330,36 +240,6 @@ async def test_what_does_not_fit_in_memory_is_swept_up_later(store: Store, start
     assert Counter(callee.asked) == Counter(str(n) for n in range(30))
 
 
-async def test_deletes_acknowledged_rows_after_their_grace(
-    store: Store, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("paykit.events.relay._PRUNE_INTERVAL_S", 0.02)
-    release = asyncio.Event()
-
-    async def answer(value: str) -> str:
-        if value == "last":
-            await release.wait()
-        return value
-
-    settings = SETTINGS.model_copy(update={"ack_grace_s": 0.1, "call_timeout_s": 30.0})
-    relay = start_relay(store, Callee(answer), settings=settings)
-    await begin(store, calls=tuple((METHOD, text(str(n))) for n in range(20)))
-    await begin(store, calls=((METHOD, text("last")),))
-
-    async def one_is_left() -> bool:
-        return len(await outbox(store)) == 1
-
-    await until(one_is_left)
-    assert not await relay.is_empty()
-    release.set()
-
-    async def none_is_left() -> bool:
-        return not await outbox(store)
-
-    await until(none_is_left)
-    assert await relay.is_empty()
-
-
 async def test_drains_what_is_under_way_and_acknowledges_it(store: Store, start_relay: StartRelay) -> None:
     release = asyncio.Event()
 
@@ -421,65 +301,3 @@ async def test_publishes_when_the_bus_is_back(
     await taker.has(700)
     await is_acknowledged(store)
     assert set(taker.ids.values()) == {1}
-
-
-async def test_sends_events_again_that_the_bus_lost_with_its_store(
-    store: Store, embedded_bus: Bus, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("paykit.events.relay._PRUNE_INTERVAL_S", 0.02)
-    published: Counter[str] = Counter()
-    publish = embedded_bus.publish
-
-    async def counting(messages: Any) -> list[Exception | None]:
-        published.update(message.id for message in messages)
-        return await publish(messages)
-
-    kept_since_ms = [0]
-
-    async def kept_since(mode: str) -> int:
-        return kept_since_ms[0]
-
-    monkeypatch.setattr(embedded_bus, "publish", counting)
-    monkeypatch.setattr(embedded_bus, "kept_since_ms", kept_since)
-    callee = Callee()
-    start_relay(store, callee)
-    events = tuple(("test.begun", text(str(n))) for n in range(600))
-    await begin(store, events=events, calls=((METHOD, text("once")),))
-    rows = await is_acknowledged(store)
-    lost = {row.id for row in rows if row.kind == "event"}
-    assert published == Counter(dict.fromkeys(lost, 1))
-    kept_since_ms[0] = max(row.acked_at_ms or 0 for row in rows)
-
-    async def all_came_again() -> bool:
-        return all(published[id_] > 1 for id_ in lost)
-
-    await until(all_came_again)
-    assert callee.asked == ["once"]
-
-
-async def test_keeps_acknowledged_rows_while_nobody_knows_what_the_bus_has_lost(
-    store: Store, embedded_bus: Bus, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("paykit.events.relay._PRUNE_INTERVAL_S", 0.02)
-    asked = asyncio.Semaphore(0)
-    is_away = [True]
-
-    async def kept_since(mode: str) -> int:
-        asked.release()
-        if is_away[0]:
-            raise Unavailable("the bus is away")
-        return 0
-
-    monkeypatch.setattr(embedded_bus, "kept_since_ms", kept_since)
-    start_relay(store, Callee(), settings=SETTINGS.model_copy(update={"ack_grace_s": 0.01}))
-    await begin(store, events=(("test.begun", text("1")),))
-    rows = await is_acknowledged(store)
-    for _ in range(20):
-        await asked.acquire()
-    assert [row.id for row in await outbox(store)] == [row.id for row in rows]
-    is_away[0] = False
-
-    async def none_is_left() -> bool:
-        return not await outbox(store)
-
-    await until(none_is_left)
