@@ -1,7 +1,7 @@
 """Where the time of a purchase goes: CPU and work per purchase of every process, and the functions that use it.
 
-``python -m bench.profile [--unary] [--seconds N] [--out FOLDER]`` runs the purchase load on a private stack: to warm it,
-once undisturbed, to read what each process used and did, and once while py-spy samples each Python process.
+``python -m bench.profile [--unary] [--seconds N] [--out FOLDER]`` runs the purchase load three times on a private
+stack: to warm it, undisturbed, to read what each process used and did, and while py-spy samples each Python process.
 """
 
 from __future__ import annotations
