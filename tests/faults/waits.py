@@ -9,8 +9,8 @@ from collections.abc import Iterator
 # Every process of the stack, and the checker, take these over their settings file.
 _CHANNEL = {
     "TIMEOUT_S": "2",
-    "QUERY_LADDER_S": "[1, 2, 4, 8, 15, 30, 60]",
-    "NOT_FOUND_CERTAIN_AFTER_S": "8",
+    "QUERY_LADDER_S": "[1, 2, 4, 4, 4, 4, 4, 15, 30, 60]",
+    "NOT_FOUND_CERTAIN_AFTER_S": "18",  # the least beside this TIMEOUT_S
 }
 _SETTINGS = {
     "PAYMESH_TRADE_CORE__ASK_AFTER_S": "3",
