@@ -31,6 +31,11 @@ def is_definite(error: Exception) -> bool:
     return isinstance(error, MeshError) and error.code in DEFINITE_CODES
 
 
+def is_outage(error: Exception) -> bool:
+    """Whether it says that something is away or slow, and nothing about the message: it never gets a ticket."""
+    return isinstance(error, (*_TRANSIENT, TimeoutError))
+
+
 def is_worth_a_line(attempt: int) -> bool:
     """Whether this attempt's failure is logged: the 1st, 2nd, 4th, 8th … An outage must not drown the log."""
     return attempt & (attempt - 1) == 0

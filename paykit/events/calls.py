@@ -15,8 +15,8 @@ from paykit.clock import Clock
 from paykit.context import BusinessContext
 from paykit.errors import DeadlineExceeded, MeshError, ResourceExhausted, Unavailable
 from paykit.events import metrics
-from paykit.events.backoff import delay_s, is_definite, is_worth_a_line
-from paykit.events.dead_letters import OpenDeadLetter
+from paykit.events.backoff import delay_s, is_definite, is_outage, is_worth_a_line
+from paykit.events.dead_letters import OpenDeadLetter, stored_context
 from paykit.events.outbox import OutboxShard
 from paykit.settings import RelaySettings
 from paykit.store.store import Store
@@ -29,6 +29,7 @@ OnRefused = Callable[[BusinessContext, Outbox, MeshError], Awaitable[None]]
 _CALLER_LENGTH_MAX = 64
 _PROBE_AFTER = 10  # failures in a row, after which a callee is taken to be away
 _PROBE_DELAY_MAX_S = 5.0
+_TICKET_AFTER = 20  # failures of one call that neither refuse it nor pass by themselves
 
 _log = structlog.get_logger(__name__)
 
@@ -46,14 +47,16 @@ class DurableCall(msgspec.Struct, frozen=True):
 
 
 class Item:
-    """An outbox row on its way, and how often it was tried here."""
+    """An outbox row on its way, how often it was tried here, and how often it failed as nothing should."""
 
-    __slots__ = ("attempt", "home", "row")
+    __slots__ = ("attempt", "has_ticket", "home", "mishaps", "row")
 
     def __init__(self, home: OutboxShard, row: Outbox) -> None:
         self.home = home
         self.row = row
         self.attempt = 0
+        self.mishaps = 0
+        self.has_ticket = False
 
 
 class CallLane:
@@ -135,10 +138,28 @@ class CallLane:
             with business.use(msgspec.structs.replace(stored, caller=self._caller, deadline_ms=None)) as context:
                 await self.deliver(context, row)
         except Exception as error:
+            if not is_outage(error):
+                await self._count_mishap(item, error)
             self._retry(item, error)
             return
         self._failures = self._probes = 0
         self._done(item)
+
+    async def _count_mishap(self, item: Item, error: Exception) -> None:
+        """A bug, here or at the callee, does not pass by itself: somebody is told, and the call is still made again,
+        for it may have been carried out."""
+        item.mishaps += 1
+        if item.mishaps < _TICKET_AFTER or item.has_ticket:
+            return
+        row = item.row
+        shadow = item.home.mode == "shadow"
+        context = stored_context(row.context, biz_id=row.biz_id, shadow=shadow, caller=self._caller)
+        try:
+            await self._give_up(context, row, error)
+        except Exception as failure:  # asked for again with the next mishap
+            _log.warning("call_ticket_not_opened", message_id=row.id, error_type=type(failure).__name__)
+        else:
+            item.has_ticket = True
 
     async def deliver(self, context: BusinessContext, row: Outbox) -> None:
         """One attempt, to its end: replied, refused, or a ticket. Raises where it must be tried again."""

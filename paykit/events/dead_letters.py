@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 from msgspec.structs import replace
 
 from paykit import context as business
@@ -18,10 +19,15 @@ REPLAYED = "REPLAYED"
 
 _ERROR_LENGTH_MAX = 255
 _ID_LENGTH_MAX = 32
+_NAME_LENGTH_MAX = 160
+_REQUEST_ID_LENGTH_MAX = 64
 
 
 class OpenDeadLetter(Command[None]):
-    """Opens the ticket of a message; once for each consumer and message, however often it is given up."""
+    """Opens the ticket of a message; once for each consumer and message, however often it is given up.
+
+    A foreign message may be named in any way: what no column could hold is cut, and what is not ASCII becomes "?".
+    """
 
     def __init__(
         self,
@@ -34,12 +40,14 @@ class OpenDeadLetter(Command[None]):
         body: bytes,
         error: Exception,
     ) -> None:
-        super().__init__(slot, Origin.event(context, f"dead:{consumer}", message_id))
-        self._consumer = consumer
-        self._destination = destination
-        self._message_id = message_id[:_ID_LENGTH_MAX]  # a foreign message may have any id
+        # The key stands for the whole id, as it came; surrogates, which no encoding takes, are made "?" before.
+        origin = Origin.event(context, f"dead:{_encodable(consumer)}", _encodable(message_id))
+        super().__init__(slot, replace(origin, request_id=_ascii(message_id, _REQUEST_ID_LENGTH_MAX)))
+        self._consumer = _ascii(consumer, _NAME_LENGTH_MAX)
+        self._destination = _ascii(destination, _NAME_LENGTH_MAX)
+        self._message_id = _ascii(message_id, _ID_LENGTH_MAX)
         self._body = body
-        self._error = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH_MAX]
+        self._error = _encodable(f"{type(error).__name__}: {error}"[:_ERROR_LENGTH_MAX])
 
     def decide(self, work: Work) -> None:
         work.insert(
@@ -58,6 +66,22 @@ class OpenDeadLetter(Command[None]):
             ),
             note=self._error,
         )
+
+
+def stored_context(packed: bytes, *, biz_id: str, shadow: bool, caller: str) -> BusinessContext:
+    """The context a row stores, for its ticket; one with the row's ``biz_id`` alone where it cannot be read."""
+    try:
+        return replace(business.unpack(packed), caller=caller, deadline_ms=None)
+    except msgspec.MsgspecError:
+        return BusinessContext(biz_id=biz_id, shadow=shadow, caller=caller)
+
+
+def _ascii(text: str, length_max: int) -> str:
+    return text[:length_max].encode("ascii", "replace").decode("ascii")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class MarkReplayed(Command[DeadLetter]):

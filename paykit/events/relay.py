@@ -25,7 +25,7 @@ from paykit.store.store import Store
 from paykit.store.system import DeadLetter, Outbox
 
 _FLUSH_INTERVAL_S = 0.15
-_FLUSH_AT = 500  # acknowledgements of one shard that are written without waiting for more
+_FLUSH_TIMEOUT_S = 5.0  # of the last one, when the relay ends
 _PRUNE_INTERVAL_S = 5.0
 _DATABASE_RETRY_S = 0.5
 _CLOCKS_APART_MS = 1_000  # the bus tells the age of its store by its own clock
@@ -55,8 +55,6 @@ class Relay:
         self._lanes: dict[str, CallLane] = {}
         self._shards: dict[tuple[str, str], OutboxShard] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._acked = asyncio.Event()
-        self._full = asyncio.Event()
         self._accepting = False
         self._pending_gauge = metrics.outbox_pending.labels(store.service)
 
@@ -67,8 +65,8 @@ class Relay:
                 self._shards[mode, shard] = OutboxShard(self._store, self._clock, self._settings, mode, shard)
         self._accepting = True
         self._events.start()
-        self._tasks = [asyncio.create_task(self._flush_forever(), name="relay-flush")]
         for home in self._shards.values():
+            self._tasks.append(asyncio.create_task(self._flush_forever(home), name="relay-flush"))
             self._tasks.append(asyncio.create_task(self._sweep_forever(home), name="relay-sweep"))
             self._tasks.append(asyncio.create_task(self._prune_forever(home), name="relay-prune"))
         self._store.subscribe(self.offer)
@@ -100,9 +98,7 @@ class Relay:
         return lane
 
     def _ack(self, item: Item) -> None:
-        if item.home.ack(item.row.id) >= _FLUSH_AT:
-            self._full.set()
-        self._acked.set()
+        item.home.ack(item.row)
 
     def pending(self) -> int:
         """Rows held here and not yet acknowledged in the database."""
@@ -124,7 +120,7 @@ class Relay:
                 await asyncio.gather(self._events.drain(), *(lane.drain() for lane in self._lanes.values()))
         except TimeoutError:
             _log.warning("relay_drain_timed_out", pending=self.pending(), timeout_s=timeout_s)
-        await self._flush()
+        await self._flush_all()
         return self.is_idle()
 
     async def stop(self, timeout_s: float = 10.0) -> None:
@@ -132,9 +128,10 @@ class Relay:
         await self.drain(timeout_s)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FLUSH_TIMEOUT_S)
         await asyncio.gather(self._events.stop(), *(lane.stop() for lane in self._lanes.values()))
-        await self._flush()
+        await self._flush_all()
 
     async def replay(self, ticket: DeadLetter) -> None:
         """Makes the call of a dead letter again and runs its hook; raises what the callee says."""
@@ -142,27 +139,37 @@ class Relay:
             raise FailedPrecondition(f"dead letter {ticket.id} is not of a call", subject=ticket.id)
         await self._lane(ticket.destination).replay(ticket)
 
-    async def _flush(self) -> None:
-        """Writes acknowledgements; a shard that is away does not keep the others from it."""
-        homes = list(self._shards.values())
-        outcomes = await asyncio.gather(*(home.flush() for home in homes), return_exceptions=True)
-        for home, outcome in zip(homes, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                self._log_database("outbox_not_acknowledged", home, outcome)
-                self._acked.set()
-        self._pending_gauge.set(self.pending())
+    async def _flush_all(self) -> None:
+        """Writes the acknowledgements that wait. A shard that hangs keeps neither the others from it nor the end."""
+        flushes = {asyncio.create_task(self._flush(home)): home for home in self._shards.values()}
+        if flushes:
+            _, late = await asyncio.wait(flushes, timeout=_FLUSH_TIMEOUT_S)
+            for task in late:
+                task.cancel()
+                self._log_database("outbox_not_acknowledged", flushes[task], TimeoutError())
 
-    async def _flush_forever(self) -> None:
+    async def _flush(self, home: OutboxShard) -> bool:
+        try:
+            await home.flush()
+        except Exception as error:
+            self._log_database("outbox_not_acknowledged", home, error)
+            return False
+        return True
+
+    async def _flush_forever(self, home: OutboxShard) -> None:
         while True:
-            await self._acked.wait()
+            await home.acked.wait()
             try:
                 async with asyncio.timeout(_FLUSH_INTERVAL_S):
-                    await self._full.wait()
+                    await home.acked_many.wait()
             except TimeoutError:
                 pass
-            self._acked.clear()
-            self._full.clear()
-            await self._flush()
+            home.acked.clear()
+            home.acked_many.clear()
+            if not await self._flush(home):
+                home.acked.set()
+                await asyncio.sleep(_DATABASE_RETRY_S)
+            self._pending_gauge.set(self.pending())
 
     async def _sweep_forever(self, home: OutboxShard) -> None:
         interval_s = self._settings.sweep_interval_s
@@ -170,8 +177,7 @@ class Relay:
             # Jittered, so that the processes of a service do not all look at the same rows at the same moment.
             await asyncio.sleep(interval_s * random.uniform(0.5, 1.0))
             try:
-                while await home.sweep(lambda row: self._take(home, row)):
-                    pass
+                await home.sweep(lambda row: self._take(home, row))
             except Exception as error:
                 self._log_database("outbox_not_swept", home, error)
 

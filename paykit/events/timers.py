@@ -14,18 +14,24 @@ from sqlalchemy import select
 from paykit import context as business
 from paykit.clock import Clock
 from paykit.context import MODES
-from paykit.errors import MeshError
+from paykit.errors import MeshError, NotFound
 from paykit.events import metrics
-from paykit.events.backoff import delay_s
+from paykit.events.backoff import delay_s, is_definite, is_outage
+from paykit.events.dead_letters import OpenDeadLetter, stored_context
+from paykit.ids import slot_in
 from paykit.settings import TimerSettings
 from paykit.store.row import RowT
 from paykit.store.store import Store
+from paykit.store.system import DeadLetter
 
+_CALLER_PREFIX = "timer:"
 _NAME_LENGTH_MAX = 64
-_HELD_MAX = 5000  # rows of one timer and mode that are firing or wait after a failure
+_HELD_MAX = 5000  # rows of one timer and shard that are firing or wait after a failure
 _RETRY_FIRST_S = 1.0
 _RETRY_MAX_S = 60.0
 _FIRE_TIMEOUT_S = 30.0
+_REFUSALS_BEFORE_TICKET = 3  # a row read just before it changed may be refused once
+_MISHAPS_BEFORE_TICKET = 20  # of errors that neither refuse it nor pass by themselves
 
 _log = structlog.get_logger(__name__)
 
@@ -45,21 +51,55 @@ class Timer(msgspec.Struct, Generic[RowT], frozen=True):
     column: str = "due_at_ms"
 
 
+class Failing(msgspec.Struct):
+    """A row whose firing failed, and is put off. Times are Unix milliseconds."""
+
+    attempts: int = 0
+    mishaps: int = 0  # those of them that were no outage
+    refusals: int = 0  # those of them that were definite
+    not_before_ms: int = 0
+    has_ticket: bool = False
+
+
 class TimerRunner:
-    """Runs the timers of one service over all shards, live and shadow."""
+    """Runs the timers of one service over all shards, live and shadow; a shard that is away stops only its own."""
 
     def __init__(self, store: Store, clock: Clock, timers: Iterable[Timer[Any]], settings: TimerSettings) -> None:
         self._store = store
-        self._loops = [TimerLoop(store, clock, timer, mode, settings) for timer in timers for mode in MODES]
+        self._clock = clock
+        self._timers = {timer.name: timer for timer in timers}
+        self._settings = settings
+        self._loops: list[TimerLoop] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begins to fire. The store must be open."""
-        self._tasks = [
-            asyncio.create_task(loop.run_forever(), name=f"timer-{loop.name}")
-            for loop in self._loops
-            if self._store.shards(loop.mode)
+        self._loops = [
+            TimerLoop(self._store, self._clock, timer, mode, shard, self._settings)
+            for timer in self._timers.values()
+            for mode in MODES
+            for shard in self._store.shards(mode)
         ]
+        self._tasks = [asyncio.create_task(loop.run_forever(), name=f"timer-{loop.name}") for loop in self._loops]
+
+    async def replay(self, ticket: DeadLetter) -> None:
+        """Fires the row of a dead letter (consumer "timer:<name>") as it now is; raises what ``fire`` says."""
+        timer = self._timers.get(ticket.consumer.removeprefix(_CALLER_PREFIX))
+        if timer is None:
+            raise NotFound(f"this service has no {ticket.consumer}")
+        context = business.unpack(ticket.context)
+        table = timer.row_type.__table__
+        statement = select(table).where(table.c.id == ticket.message_id)
+        rows = await self._store.fetch(
+            timer.row_type, statement, slot=slot_in(ticket.message_id), shadow=context.shadow
+        )
+        if not rows:
+            raise NotFound(f"there is no {ticket.destination} {ticket.message_id}")
+        if getattr(rows[0], timer.column) is None:
+            return  # it waits no more: something else carried it on
+        async with asyncio.timeout(_FIRE_TIMEOUT_S):
+            with business.use(context):
+                await timer.fire(rows[0])
 
     async def stop(self, grace_s: float = 10.0) -> None:
         """Fires no more, and lets what fires finish within ``grace_s``; the rest is due again after a restart."""
@@ -70,21 +110,25 @@ class TimerRunner:
 
 
 class TimerLoop:
-    """One timer on one side, live or shadow."""
+    """One timer on one shard."""
 
-    def __init__(self, store: Store, clock: Clock, timer: Timer[Any], mode: str, settings: TimerSettings) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, timer: Timer[Any], mode: str, shard: str, settings: TimerSettings
+    ) -> None:
         self.name = timer.name
         self.mode = mode
+        self.shard = shard
         self._store = store
         self._clock = clock
         self._timer = timer
         self._settings = settings
         self._limit = timer.limit or settings.limit
         self._column = timer.row_type.__table__.c[timer.column]
-        self._caller = f"timer:{timer.name}"[:_NAME_LENGTH_MAX]
+        self._consumer = f"{_CALLER_PREFIX}{timer.name}"
+        self._caller = self._consumer[:_NAME_LENGTH_MAX]
         self._firing: dict[str, asyncio.Task[None]] = {}
         self._finished: set[str] = set()  # since the last look began
-        self._failed: dict[str, tuple[int, int]] = {}  # id: (failures, not before, Unix ms)
+        self._failing: dict[str, Failing] = {}
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._outcome = {outcome: metrics.timers_fired.labels(timer.name, outcome) for outcome in ("fired", "failed")}
 
@@ -94,7 +138,8 @@ class TimerLoop:
             try:
                 more = await self.look()
             except Exception as error:
-                _log.warning("timer_cannot_look", timer=self.name, mode=self.mode, error_type=type(error).__name__)
+                where = {"mode": self.mode, "shard": self.shard}
+                _log.warning("timer_cannot_look", timer=self.name, **where, error_type=type(error).__name__)
                 more = False
             # Jittered, so that the processes of a service do not all fire the same rows at the same moment.
             wait_s = self._settings.interval_s * random.uniform(0.75, 1.0)
@@ -103,21 +148,25 @@ class TimerLoop:
                 await asyncio.wait(list(self._firing.values()), timeout=wait_s)
             else:
                 # Rows that keep failing are found each time: many of them make looking dear, and there is no hurry.
-                await asyncio.sleep(wait_s * (1 + len(self._failed) / self._limit))
+                await asyncio.sleep(wait_s * (1 + len(self._failing) / self._limit))
 
     async def look(self) -> bool:
         """Starts to fire what is due; whether there is more than fits one page."""
         now_ms = self._clock.now_ms()
         self._finished.clear()
-        self._failed = {id_: held for id_, held in self._failed.items() if held[1] > now_ms - 1000 * _RETRY_MAX_S}
+        forget_ms = now_ms - int(1000 * _RETRY_MAX_S)
+        self._failing = {id_: row for id_, row in self._failing.items() if row.not_before_ms > forget_ms}
         # Rows that are held are found again each time: a page must have room for others behind them.
-        limit = self._limit + min(_HELD_MAX, len(self._firing) + len(self._failed))
+        limit = self._limit + min(_HELD_MAX, len(self._firing) + len(self._failing))
         due = select(self._column.table).where(self._column <= now_ms).order_by(self._column).limit(limit)
-        rows = await self._store.fetch_everywhere(self._timer.row_type, due, shadow=self.mode == "shadow")
+        rows = await self._store.fetch_shard(self._timer.row_type, due, self.mode, self.shard)
         started = 0
         for row in rows:
             # What finished while the rows were being read may have been read as it was before.
-            if row.id in self._firing or row.id in self._finished or self._failed.get(row.id, (0, 0))[1] > now_ms:
+            if row.id in self._firing or row.id in self._finished:
+                continue
+            failing = self._failing.get(row.id)
+            if failing is not None and failing.not_before_ms > now_ms:
                 continue
             if len(self._firing) >= _HELD_MAX:
                 break
@@ -133,26 +182,57 @@ class TimerLoop:
                 with business.use(msgspec.structs.replace(stored, caller=self._caller, deadline_ms=None)):
                     await self._timer.fire(row)
         except Exception as error:
-            failures = self._failed.get(row.id, (0, 0))[0] + 1
-            wait_s = delay_s(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
-            self._failed[row.id] = (failures, self._clock.now_ms() + int(wait_s * 1000))
             self._outcome["failed"].inc()
-            _log.warning(
-                "timer_failed",
-                timer=self.name,
-                mode=self.mode,
-                row_id=row.id,
-                failures=failures,
-                retry_s=round(wait_s, 3),
-                error_type=type(error).__name__,
-                exc_info=None if isinstance(error, (MeshError, TimeoutError)) else error,
-            )
+            await self._put_off(row, error)
         else:
-            self._failed.pop(row.id, None)
+            self._failing.pop(row.id, None)
             self._outcome["fired"].inc()
         finally:
             self._firing.pop(row.id, None)
             self._finished.add(row.id)
+
+    async def _put_off(self, row: Any, error: Exception) -> None:
+        """Later, and later each time; with a ticket where waiting alone will not help."""
+        failing = self._failing.setdefault(row.id, Failing())
+        failing.mishaps += not is_outage(error)
+        failing.refusals += is_definite(error)
+        failing.attempts += 1
+        wait_s = delay_s(failing.attempts, _RETRY_FIRST_S, _RETRY_MAX_S)
+        failing.not_before_ms = self._clock.now_ms() + int(wait_s * 1000)
+        _log.warning(
+            "timer_failed",
+            timer=self.name,
+            mode=self.mode,
+            row_id=row.id,
+            failures=failing.attempts,
+            retry_s=round(wait_s, 3),
+            error_type=type(error).__name__,
+            exc_info=None if isinstance(error, (MeshError, TimeoutError)) else error,
+        )
+        is_hopeless = failing.refusals >= _REFUSALS_BEFORE_TICKET or failing.mishaps >= _MISHAPS_BEFORE_TICKET
+        if is_hopeless and not failing.has_ticket:
+            await self._open_ticket(row, failing, error)
+
+    async def _open_ticket(self, row: Any, failing: Failing, error: Exception) -> None:
+        biz_id = getattr(row, "biz_id", "")
+        context = stored_context(row.context, biz_id=biz_id, shadow=self.mode == "shadow", caller=self._caller)
+        ticket = OpenDeadLetter(
+            context,
+            row.slot,
+            consumer=self._consumer,
+            destination=self._timer.row_type.__entity__,
+            message_id=row.id,
+            body=b"",
+            error=error,
+        )
+        try:
+            await self._store.run(ticket)
+        except Exception as failure:  # asked for again with the next failure
+            _log.warning("timer_ticket_not_opened", row_id=row.id, error_type=type(failure).__name__)
+            return
+        failing.has_ticket = True
+        metrics.dead_lettered.labels(self._consumer, self.mode).inc()
+        _log.error("timer_dead_lettered", timer=self.name, row_id=row.id, error_type=type(error).__name__)
 
     async def stop(self, grace_s: float) -> None:
         """Lets what fires finish for a bounded time, then cancels it."""

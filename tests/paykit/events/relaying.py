@@ -70,11 +70,10 @@ async def begin(store: Store, slot: int = 5, *, wait_id: str = "", shadow: bool 
 
 
 async def is_acknowledged(store: Store, *, shadow: bool = False) -> list[Outbox]:
-    """All outbox rows, once every one is acknowledged."""
+    """The outbox rows that are left once every one is acknowledged: those of events."""
 
     async def all_are() -> bool:
-        rows = await outbox(store, shadow=shadow)
-        return bool(rows) and all(row.acked_at_ms is not None for row in rows)
+        return all(row.acked_at_ms is not None for row in await outbox(store, shadow=shadow))
 
     await until(all_are)
     return await outbox(store, shadow=shadow)

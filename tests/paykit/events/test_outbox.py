@@ -1,4 +1,4 @@
-"""Acknowledged outbox rows: kept until the bus is known to keep what it took, sent again where it has lost it."""
+"""Outbox rows: what sweeping makes of them, and acknowledged ones, kept until the bus is known to keep what it took."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from paykit.clock import ManualClock
 from paykit.errors import Unavailable
 from paykit.events.bus import Bus
+from paykit.events.outbox import OutboxShard
 from paykit.store.store import Store
-from tests.paykit.events.relaying import SETTINGS, Callee, StartRelay, begin, is_acknowledged
+from paykit.store.system import Outbox
+from tests.paykit.events.conftest import OpenStore
+from tests.paykit.events.relaying import SETTINGS, Callee, StartRelay, begin, is_acknowledged, make_due
 from tests.paykit.events.waits import METHOD, outbox, text, until
 
 
@@ -105,3 +110,89 @@ async def test_keeps_acknowledged_rows_while_nobody_knows_what_the_bus_has_lost(
         return not await outbox(store)
 
     await until(none_is_left)
+
+
+async def test_a_call_that_was_answered_leaves_no_row_behind(store: Store, start_relay: StartRelay) -> None:
+    start_relay(store, Callee())
+    calls = tuple((METHOD, text(str(n))) for n in range(3))
+    await begin(store, calls=calls, events=(("test.begun", text("kept")),))
+
+    async def all_calls_are_gone() -> bool:
+        return all(row.kind == "event" for row in await outbox(store))
+
+    await until(all_calls_are_gone)
+    assert [row.destination for row in await is_acknowledged(store)] == ["test.begun"]
+
+
+async def test_a_sweep_puts_off_all_it_reads_and_counts_what_is_taken(store: Store) -> None:
+    await begin(store, events=tuple((f"test.{taken}", text("e")) for taken in ("taken", "refused", "held")))
+    await make_due(store)
+    clock = ManualClock(1_000)
+    settings = SETTINGS.model_copy(update={"sweep_limit": 2})
+    home = OutboxShard(store, clock, settings, "live", store.map.shard_of(5))
+    home.held = {row.id for row in await outbox(store) if row.destination == "test.held"}
+    offered: list[str] = []
+
+    def offer(row: Outbox) -> bool:
+        offered.append(row.destination)
+        return row.destination == "test.taken"
+
+    await home.sweep(offer)
+    await home.sweep(offer)
+    assert sorted(offered) == ["test.refused", "test.taken"]
+    taken_ms, refused_ms = 1_000 + int(1000 * SETTINGS.sweep_age_s), 1_000 + int(1000 * SETTINGS.sweep_interval_s)
+    rows = {row.destination: (row.due_at_ms, row.attempt_count) for row in await outbox(store)}
+    assert rows == {"test.taken": (taken_ms, 1), "test.held": (taken_ms, 1), "test.refused": (refused_ms, 0)}
+
+
+async def test_events_that_a_dead_bus_keeps_back_do_not_hide_the_calls_behind_them(
+    open_store: OpenStore, embedded_bus: Bus, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dead(messages: Any) -> list[Exception | None]:
+        return [Unavailable("the bus is away")] * len(messages)
+
+    monkeypatch.setattr(embedded_bus, "publish", dead)
+    crashed = await open_store()
+    await begin(crashed, events=tuple(("test.begun", text(str(n))) for n in range(40)))
+    await make_due(crashed)
+    await begin(crashed, calls=tuple((METHOD, text(str(n))) for n in range(3)))
+    is_call = Outbox.__table__.c.kind == "call"
+    await crashed.housekeep(
+        "live", crashed.map.shard_of(5), update(Outbox.__table__).where(is_call).values(due_at_ms=1)
+    )
+    callee = Callee()
+    settings = SETTINGS.model_copy(update={"max_queue": 4, "sweep_limit": 3, "sweep_interval_s": 1.0})
+    start_relay(await open_store(), callee, settings=settings)
+    await callee.was_asked(3)
+    rows = await outbox(crashed)
+    assert sum(row.attempt_count == 0 for row in rows if row.kind == "event") >= 36
+
+
+async def test_a_shard_that_hangs_keeps_neither_the_others_nor_the_end_waiting(
+    store: Store, start_relay: StartRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paykit.events.relay._FLUSH_TIMEOUT_S", 0.1)
+    hanging, housekeep = store.map.shard_of(5), store.housekeep
+    assert store.map.shard_of(1000) != hanging
+    hangs = asyncio.Event()
+
+    async def half_dead(mode: str, shard: str, statement: Any, parameters: Any = None) -> int:
+        if shard == hanging:
+            hangs.set()
+            await asyncio.Event().wait()
+        return await housekeep(mode, shard, statement, parameters)
+
+    monkeypatch.setattr(store, "housekeep", half_dead)
+    relay = start_relay(store, Callee())
+    await begin(store, 5, calls=((METHOD, text("stays")),))
+    async with asyncio.timeout(10):
+        await hangs.wait()
+    await begin(store, 1000, calls=((METHOD, text("goes")),))
+
+    async def the_other_has_gone() -> bool:
+        return [row.slot for row in await outbox(store)] == [5]
+
+    await until(the_other_has_gone)
+    async with asyncio.timeout(5):
+        await relay.stop(0.1)
+    assert relay.pending() == 1

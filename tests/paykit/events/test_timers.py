@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from paykit import context as business
 from paykit.clock import ManualClock, SystemClock
-from paykit.errors import Unavailable
+from paykit.errors import FailedPrecondition, NotFound, Unavailable
 from paykit.events.timers import Timer, TimerRunner
 from paykit.settings import TimerSettings
 from paykit.store.command import Origin
 from paykit.store.store import Store
+from tests.paykit.events.relaying import tickets
 from tests.paykit.events.waits import BeginWait, EndWait, Wait, new_context, new_wait_id, until, waits
 
 SETTINGS = TimerSettings(interval_s=0.02, limit=10, max_concurrent=4)
@@ -190,3 +192,104 @@ async def test_stops_after_letting_what_fires_finish(store: Store, start_timers:
     release.set()
     await stopping
     assert [wait.times_ended for wait in await waits(store)] == [1]
+
+
+@pytest.mark.parametrize("how", ["away", "hanging"])
+async def test_one_shard_away_does_not_stop_the_timers_of_the_others(
+    store: Store, start_timers: StartTimers, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    await begin(store, 1, slot=5)
+    other = await begin(store, 1, slot=1000)
+    away, fetch_shard = store.map.shard_of(5), store.fetch_shard
+    assert store.map.shard_of(1000) != away
+    fired: list[str] = []
+
+    async def half_dead(row_type: Any, statement: Any, mode: str, shard: str) -> Any:
+        if shard == away:
+            if how == "hanging":
+                await asyncio.Event().wait()
+            raise Unavailable("the shard is away")
+        return await fetch_shard(row_type, statement, mode, shard)
+
+    async def fire(wait: Wait) -> None:
+        fired.append(wait.id)
+        await ending(store)(wait)
+
+    monkeypatch.setattr(store, "fetch_shard", half_dead)
+    start_timers(fire)
+
+    async def other_has_fired() -> bool:
+        return bool(fired)
+
+    await until(other_has_fired)
+    assert fired == [other]
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails fires again at once."""
+    monkeypatch.setattr("paykit.events.timers._RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr("paykit.events.timers._RETRY_MAX_S", 1.0)
+
+
+async def has_fired(fired: list[str], times: int) -> None:
+    async def has() -> bool:
+        return len(fired) >= times
+
+    await until(has)
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize(("error", "before"), [(FailedPrecondition("a conflict"), 3), (ZeroDivisionError(), 4)])
+async def test_a_row_that_cannot_be_carried_on_gets_one_ticket_that_can_be_replayed(
+    store: Store, start_timers: StartTimers, monkeypatch: pytest.MonkeyPatch, error: Exception, before: int
+) -> None:
+    monkeypatch.setattr("paykit.events.timers._MISHAPS_BEFORE_TICKET", 4)
+    wait_id, fired, healed = await begin(store, 1), list[str](), asyncio.Event()
+    seen: list[int] = []
+
+    async def fire(wait: Wait) -> None:
+        if not healed.is_set():
+            seen.append(len(await tickets(store)))
+            fired.append(wait.id)
+            raise error
+        await ending(store)(wait)
+
+    runner = start_timers(fire)
+    await has_fired(fired, 6)
+    await runner.stop()
+    assert seen[: before + 1] == [0] * before + [1]
+    (ticket,) = await tickets(store)
+    (wait,) = await waits(store)
+    assert (ticket.consumer, ticket.destination, ticket.message_id) == ("timer:overdue", "wait", wait_id)
+    assert (ticket.state, ticket.biz_id, ticket.body) == ("OPEN", wait.biz_id, b"")
+    with pytest.raises(type(error)):
+        await runner.replay(ticket)
+    healed.set()
+    await runner.replay(ticket)
+    await runner.replay(ticket)
+    assert [wait.times_ended for wait in await waits(store)] == [1]
+    with pytest.raises(NotFound):
+        await TimerRunner(store, SystemClock(), [], SETTINGS).replay(ticket)
+
+
+@pytest.mark.usefixtures("hurry")
+async def test_neither_an_outage_nor_a_race_gets_a_ticket(
+    store: Store, start_timers: StartTimers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paykit.events.timers._MISHAPS_BEFORE_TICKET", 4)
+    await begin(store, 1)
+    fired: list[str] = []
+    errors: list[Exception] = [Unavailable("away"), TimeoutError(), FailedPrecondition("moved meanwhile")]
+    errors += [Unavailable("away")] * 3
+
+    async def fire(wait: Wait) -> None:
+        fired.append(wait.id)
+        if errors:
+            raise errors.pop()
+        await ending(store)(wait)
+
+    start_timers(fire)
+    await all_have_ended(store)
+    assert len(fired) == 7
+    assert await tickets(store) == []
