@@ -25,7 +25,7 @@ test: servers lint  ## run every check and every test, on private MariaDB and NA
 lint: .venv/.dev  ## check style, types, imports, the stubs and the contract
 	@echo "ruff …" && $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@echo "mypy …" && $(BIN)/mypy --no-error-summary
-	@echo "imports …" && $(BIN)/lint-imports --no-timings | tail -n +12
+	@echo "imports …" && $(BIN)/lint-imports --no-logo
 	@echo "stubs …" && scripts/protos fresh
 	@echo "contract …" && scripts/protos contract
 
