@@ -39,6 +39,8 @@ class DurableCall(msgspec.Struct, frozen=True):
 
     ``on_reply(context, row, response)`` and ``on_refused(context, row, error)`` run before the row is acknowledged and
     must bear being run again; they normally run a command. Without ``on_refused`` a refusal becomes a dead letter.
+    A refusal speaks of one attempt: an earlier one, whose answer was lost, may have been carried out. A hook that
+    undoes something asks the callee first.
     """
 
     method: str
