@@ -94,6 +94,7 @@ async def test_a_payment_of_somebody_else_is_passed_over(running: Running) -> No
     foreign = payment_pb2.Payment()
     foreign.CopyFrom(payment)
     foreign.source_id = "payroll-7"
+    await until(running.service.is_idle)  # the row of the call is gone
     before = await running.bench.counts()
     await running.publish(foreign, trade.biz_id)
     await running.publish(payment, trade.biz_id)
