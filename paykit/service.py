@@ -17,7 +17,7 @@ from paykit.events.calls import DurableCall
 from paykit.events.consumers import Consumer, ConsumerRunner
 from paykit.events.dead_letters import OPEN, MarkReplayed
 from paykit.events.relay import Relay
-from paykit.events.timers import Timer, TimerRunner
+from paykit.events.timers import TICKET_PREFIX, Timer, TimerRunner
 from paykit.ops import Lookup, OpsApi
 from paykit.rpc.channels import Channels
 from paykit.rpc.server import Server
@@ -133,6 +133,8 @@ class Service:
     async def _replay(self, request: ops_service_pb2.ReplayDeadLetterRequest, ticket: DeadLetter) -> DeadLetter:
         if ticket.state == OPEN and ticket.destination.startswith("/"):
             await self._relay.replay(ticket)
+        elif ticket.state == OPEN and ticket.consumer.startswith(TICKET_PREFIX):
+            await self._timer_runner.replay(ticket)
         elif ticket.state == OPEN:
             await self._consumer_runner.replay(ticket)
         # A closed one: the first answer again for the same request, a refusal for another.

@@ -24,7 +24,7 @@ from paykit.store.row import RowT
 from paykit.store.store import Store
 from paykit.store.system import DeadLetter
 
-_CALLER_PREFIX = "timer:"
+TICKET_PREFIX = "timer:"
 _NAME_LENGTH_MAX = 64
 _HELD_MAX = 5000  # rows of one timer and shard that are firing or wait after a failure
 _RETRY_FIRST_S = 1.0
@@ -84,7 +84,7 @@ class TimerRunner:
 
     async def replay(self, ticket: DeadLetter) -> None:
         """Fires the row of a dead letter (consumer "timer:<name>") as it now is; raises what ``fire`` says."""
-        timer = self._timers.get(ticket.consumer.removeprefix(_CALLER_PREFIX))
+        timer = self._timers.get(ticket.consumer.removeprefix(TICKET_PREFIX))
         if timer is None:
             raise NotFound(f"this service has no {ticket.consumer}")
         context = business.unpack(ticket.context)
@@ -124,7 +124,7 @@ class TimerLoop:
         self._settings = settings
         self._limit = timer.limit or settings.limit
         self._column = timer.row_type.__table__.c[timer.column]
-        self._consumer = f"{_CALLER_PREFIX}{timer.name}"
+        self._consumer = f"{TICKET_PREFIX}{timer.name}"
         self._caller = self._consumer[:_NAME_LENGTH_MAX]
         self._firing: dict[str, asyncio.Task[None]] = {}
         self._finished: set[str] = set()  # since the last look began

@@ -41,7 +41,7 @@ class Outbox(Row, frozen=True, kw_only=True):
     created_at_ms: Millis
     due_at_ms: Millis  # when the sweeper offers it to a relay again
     attempt_count: Small
-    acked_at_ms: Millis | None  # when the bus or the callee had it durably, or it was given up with a ticket
+    acked_at_ms: Millis | None  # events: when the bus had it; the row of an answered call is deleted
 
 
 @mapped(metadata, "dead_letter", index=[("state", "created_at_ms"), ("biz_id",)])
