@@ -27,6 +27,11 @@ def _row_columns() -> list[sa.Column[Any]]:
 
 
 def upgrade() -> None:
+    _ledger()
+    _payments()
+
+
+def _ledger() -> None:
     op.create_table(
         "account",
         *_row_columns(),
@@ -67,6 +72,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_entry_account_id_id", "entry", ["account_id", "id"])
     op.create_index("ix_entry_journal_id", "entry", ["journal_id"])
+
+
+def _payments() -> None:
     op.create_table(
         "payment",
         *_row_columns(),
