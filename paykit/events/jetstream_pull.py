@@ -239,7 +239,7 @@ class PullConsumer:
                 await msg.ack()
                 return
             message_id = headers.get(MESSAGE_ID, "")
-            attempt = msg.metadata.num_delivered
+            attempt = _delivery_count(msg.reply)
             again_s = await self._dispatcher.run(Delivery(Message(message_id, msg.subject, headers, msg.data), attempt))
             if again_s is None:
                 await msg.ack()
@@ -263,3 +263,12 @@ class PullConsumer:
             return
         for msg in list(self._handling.values()):
             await msg.in_progress()
+
+
+def _delivery_count(reply: str) -> int:
+    """How often a message was delivered, from its reply subject (the library's way reads all nine tokens, and dates).
+
+    ``$JS.ACK.<stream>.<consumer>.<delivered>.…``; newer servers put a domain and an account before the stream.
+    """
+    tokens = reply.split(".")
+    return int(tokens[4] if len(tokens) == 9 else tokens[6])

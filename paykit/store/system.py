@@ -9,7 +9,7 @@ from paykit.store.row import Blob, Code, Id, LongName, LongText, Millis, Name, R
 metadata = MetaData()
 
 
-@mapped(metadata, "command_record", index=[("biz_id",), ("created_at_ms",)])
+@mapped(metadata, "command_record", index=[("biz_id",)])
 class CommandRecord(Row, frozen=True, kw_only=True):
     """One executed command: idempotency record, inbox row and audit row in one.
 
@@ -29,7 +29,7 @@ class CommandRecord(Row, frozen=True, kw_only=True):
     created_at_ms: Millis
 
 
-@mapped(metadata, "outbox", index=[("acked_at_ms", "due_at_ms"), ("biz_id",)])
+@mapped(metadata, "outbox", index=[("acked_at_ms", "due_at_ms")])
 class Outbox(Row, frozen=True, kw_only=True):
     """A message that leaves with the change it announces. ``id`` ("msg_…") is the message id receivers know it by."""
 

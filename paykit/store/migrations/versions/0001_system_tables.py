@@ -43,7 +43,6 @@ def upgrade() -> None:
         **_OPTIONS,
     )
     op.create_index("ix_command_record_biz_id", "command_record", ["biz_id"])
-    op.create_index("ix_command_record_created_at_ms", "command_record", ["created_at_ms"])
     op.create_table(
         "outbox",
         *_row_columns(),
@@ -59,7 +58,6 @@ def upgrade() -> None:
         **_OPTIONS,
     )
     op.create_index("ix_outbox_acked_at_ms_due_at_ms", "outbox", ["acked_at_ms", "due_at_ms"])
-    op.create_index("ix_outbox_biz_id", "outbox", ["biz_id"])
     op.create_table(
         "dead_letter",
         *_row_columns(),
