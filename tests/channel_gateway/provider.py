@@ -71,6 +71,11 @@ class ProviderProcess:
         self._settings["port"] = int(self.url.rpartition(":")[2])
         return self
 
+    async def exit_code(self) -> int:
+        """Waits until it has ended by itself."""
+        assert self._process is not None
+        return await asyncio.wait_for(self._process.wait(), START_TIMEOUT_S)
+
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Sends a signal and waits for the end; the exit code."""
         assert self._process is not None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from sqlalchemy import make_url
 
 from meshctl.layout import MODES, SHARDS
 from meshctl.processes import ProcessFailed
@@ -41,7 +42,8 @@ def test_the_shards_of_every_service_lie_on_two_servers_live_and_shadow(stack: S
         assert all(len(found) == 1 for found in ports.values())
         assert ports["s0"] != ports["s1"]
         for name in SHARDS:
-            assert [url.rsplit("_", 1)[1] for url in (shards[name].live, shards[name].shadow or "")] == list(MODES)
+            databases = [make_url(url).database or "" for url in (shards[name].live, shards[name].shadow or "")]
+            assert [database.rsplit("_", 1)[1] for database in databases] == list(MODES)
 
 
 def test_up_again_starts_nothing_twice(stack: Stack) -> None:

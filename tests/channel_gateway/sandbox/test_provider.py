@@ -228,4 +228,4 @@ async def test_a_wrong_configuration_is_named_at_start(tmp_path: Path) -> None:
     process = ProviderProcess(tmp_path, no_such_key=1)
     with pytest.raises(AssertionError):
         await process.start()
-    assert await process.end() == 2
+    assert await process.exit_code() == 2
