@@ -64,6 +64,8 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
         config[service] = {
             "listen": ports.address(service),
             "metrics_listen": ports.address(f"{service}_metrics"),
+            # Two shards on one machine already give it two transactions at once; with more lanes batches only get smaller.
+            "executor": {"lanes": 1},
             "shards": {shard: {mode: database_url(service, shard, mode) for mode in MODES} for shard in SHARDS},
         }
     accounts = {(channel, mode): _account(channel, mode, ports) for channel in CHANNELS for mode in MODES}
