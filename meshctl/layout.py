@@ -64,7 +64,7 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
         config[service] = {
             "listen": ports.address(service),
             "metrics_listen": ports.address(f"{service}_metrics"),
-            # Two shards on one machine already give it two transactions at once; with more lanes batches only get smaller.
+            # Two shards give it two transactions at once already; more lanes would only make the batches smaller.
             "executor": {"lanes": 1},
             "shards": {shard: {mode: database_url(service, shard, mode) for mode in MODES} for shard in SHARDS},
         }
