@@ -33,7 +33,7 @@ from paykit.store.transaction import Waiting, prepare_batch
 CALLERS = 64
 ACCOUNTS = 1000
 EXECUTOR, BASELINE = "executor", "one transaction per request"
-BASELINE_CONNECTIONS = 16  # more are slower here: the server has two cores
+BASELINE_CONNECTIONS = 16  # a usual pool; see docs/performance.md for one per caller
 
 _CLOCK = SystemClock()
 _numbers = itertools.count()
@@ -68,7 +68,7 @@ def _uniform() -> LedgerTransfer:
 
 
 def _hot() -> LedgerTransfer:
-    payer = AccountRef(7, f"payer{random.randrange(ACCOUNTS)}", AccountKind.SUSPENSE, "EUR")
+    payer = AccountRef(7, f"hotpayer{random.randrange(ACCOUNTS)}", AccountKind.SUSPENSE, "EUR")
     return LedgerTransfer(7, payer, AccountRef(7, "hot", AccountKind.SUSPENSE, "EUR"))
 
 
