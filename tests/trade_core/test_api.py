@@ -274,6 +274,7 @@ async def test_unknown_trades_are_not_found(running: Running) -> None:
 
 async def test_a_shadow_order_lives_on_the_shadow_side_alone(running: Running) -> None:
     request = purchase(pay_methods=[BALANCE])
+    await until(running.service.is_idle)
     before = await running.bench.counts()
     trade = (await running.stub.CreateTrade(request, metadata=(("x-shadow", "1"),))).trade
     assert trade.state == PAID

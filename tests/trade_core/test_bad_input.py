@@ -14,6 +14,7 @@ from paykit.rpc.errors import from_rpc_error
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.trade.v1 import trade_pb2
 from paymesh.trade.v1 import trade_service_pb2 as pb
+from tests.paykit.events.waits import until
 from tests.trade_core.running import BALANCE, CARD, Running, eur, purchase
 from tests.trade_core.support import BUYER, NOW_MS, SLOT, fresh
 
@@ -186,6 +187,7 @@ async def refusal(call: Awaitable[Any]) -> MeshError:
 
 @pytest.mark.parametrize("table", [CREATE_FIELDS, METHOD_FIELDS, OTHER_FIELDS], ids=["create", "methods", "others"])
 async def test_every_wrong_field_is_named_and_nothing_is_written(running: Running, table: list[Bad]) -> None:
+    await until(running.service.is_idle)  # the rows of calls that were answered are gone
     before = await running.bench.counts()
     for bad in table:
         error = await refusal(getattr(running.stub, bad.method)(bad.request))
@@ -202,6 +204,7 @@ async def test_a_watch_names_its_wrong_field(running: Running) -> None:
 
 
 async def test_bytes_that_are_no_request_are_refused_as_malformed(running: Running) -> None:
+    await until(running.service.is_idle)  # the rows of calls that were answered are gone
     before = await running.bench.counts()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.service.port}") as channel:
         call: Any = channel.unary_unary("/paymesh.trade.v1.TradeService/CreateTrade")
@@ -213,6 +216,7 @@ async def test_bytes_that_are_no_request_are_refused_as_malformed(running: Runni
 
 
 async def test_more_items_than_a_batch_takes_are_refused_as_a_whole(running: Running) -> None:
+    await until(running.service.is_idle)  # the rows of calls that were answered are gone
     before = await running.bench.counts()
     items = [pb.CreateTradeItem(request=purchase()) for _ in range(201)]
     error = await refusal(running.stub.BatchCreateTrades(pb.BatchCreateTradesRequest(items=items)))
@@ -253,6 +257,7 @@ async def test_what_the_state_does_not_allow_is_refused_with_the_state(running: 
         (running.stub.CreateTrade, other_body, "ALREADY_EXISTS", "REQUEST_ID_REUSED", ""),
         (running.stub.CreateTrade, purchase(merchant_order_no=number), "ALREADY_EXISTS", "ORDER_EXISTS", ""),
     ]
+    await until(running.service.is_idle)  # the rows of calls that were answered are gone
     before = await running.bench.counts()
     for method, request, code, reason, subject in refused:
         error = await refusal(method(request))
