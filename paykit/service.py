@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -141,12 +140,3 @@ class Service:
         context = business_context.current()
         origin = Origin.rpc(context, "ReplayDeadLetter", ticket.id, request.request_id, request)
         return await self.store.run(MarkReplayed(ticket.slot, origin, ticket.id))
-
-
-async def run_until(service: Service, stopping: asyncio.Event) -> None:
-    """Runs a service until ``stopping`` is set, then drains it."""
-    await service.start()
-    try:
-        await stopping.wait()
-    finally:
-        await service.stop()
