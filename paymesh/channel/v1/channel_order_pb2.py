@@ -26,17 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&paymesh/channel/v1/channel_order.proto\x12\x12paymesh.channel.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\xe8\x03\n\x0c\x43hannelOrder\x12\x18\n\x10\x63hannel_order_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32$.paymesh.channel.v1.ChannelOrderKind\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.paymesh.channel.v1.ChannelOrderState\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12(\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x16\n\x0einstruction_id\x18\x07 \x01(\t\x12\x12\n\npayment_id\x18\x08 \x01(\t\x12!\n\x19original_channel_order_id\x18\t \x01(\t\x12\x1a\n\x12provider_reference\x18\n \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0b \x01(\t\x12\x13\n\x0bquery_count\x18\x0c \x01(\x05\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0f \x01(\x03*\x93\x01\n\x10\x43hannelOrderKind\x12\"\n\x1e\x43HANNEL_ORDER_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43HANNEL_ORDER_KIND_CHARGE\x10\x01\x12\x1d\n\x19\x43HANNEL_ORDER_KIND_REFUND\x10\x02\x12\x1d\n\x19\x43HANNEL_ORDER_KIND_PAYOUT\x10\x03*\x80\x02\n\x11\x43hannelOrderState\x12#\n\x1f\x43HANNEL_ORDER_STATE_UNSPECIFIED\x10\x00\x12 \n\x1c\x43HANNEL_ORDER_STATE_ACCEPTED\x10\x01\x12\x1f\n\x1b\x43HANNEL_ORDER_STATE_SENDING\x10\x02\x12\x1f\n\x1b\x43HANNEL_ORDER_STATE_PENDING\x10\x03\x12\x1f\n\x1b\x43HANNEL_ORDER_STATE_UNKNOWN\x10\x04\x12!\n\x1d\x43HANNEL_ORDER_STATE_SUCCEEDED\x10\x05\x12\x1e\n\x1a\x43HANNEL_ORDER_STATE_FAILED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&paymesh/channel/v1/channel_order.proto\x12\x12paymesh.channel.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\xff\x03\n\x0c\x43hannelOrder\x12\x18\n\x10\x63hannel_order_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12\x32\n\x04kind\x18\x03 \x01(\x0e\x32$.paymesh.channel.v1.ChannelOrderKind\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.paymesh.channel.v1.ChannelOrderState\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12(\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x16\n\x0einstruction_id\x18\x07 \x01(\t\x12\x12\n\npayment_id\x18\x08 \x01(\t\x12!\n\x19original_channel_order_id\x18\t \x01(\t\x12\x1a\n\x12provider_reference\x18\n \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0b \x01(\t\x12\x13\n\x0bquery_count\x18\x0c \x01(\x05\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0f \x01(\x03\x12\x15\n\rsettled_minor\x18\x10 \x01(\x03*\xf2\x01\n\x10\x43hannelOrderKind\x12\"\n\x1e\x43HANNEL_ORDER_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43HANNEL_ORDER_KIND_CHARGE\x10\x01\x12\x1d\n\x19\x43HANNEL_ORDER_KIND_REFUND\x10\x02\x12\x1d\n\x19\x43HANNEL_ORDER_KIND_PAYOUT\x10\x03\x12 \n\x1c\x43HANNEL_ORDER_KIND_AUTHORIZE\x10\x04\x12\x1e\n\x1a\x43HANNEL_ORDER_KIND_CAPTURE\x10\x05\x12\x1b\n\x17\x43HANNEL_ORDER_KIND_VOID\x10\x06*\x80\x02\n\x11\x43hannelOrderState\x12#\n\x1f\x43HANNEL_ORDER_STATE_UNSPECIFIED\x10\x00\x12 \n\x1c\x43HANNEL_ORDER_STATE_ACCEPTED\x10\x01\x12\x1f\n\x1b\x43HANNEL_ORDER_STATE_SENDING\x10\x02\x12\x1f\n\x1b\x43HANNEL_ORDER_STATE_PENDING\x10\x03\x12\x1f\n\x1b\x43HANNEL_ORDER_STATE_UNKNOWN\x10\x04\x12!\n\x1d\x43HANNEL_ORDER_STATE_SUCCEEDED\x10\x05\x12\x1e\n\x1a\x43HANNEL_ORDER_STATE_FAILED\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.channel.v1.channel_order_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANNELORDERKIND']._serialized_start=618
-  _globals['_CHANNELORDERKIND']._serialized_end=765
-  _globals['_CHANNELORDERSTATE']._serialized_start=768
-  _globals['_CHANNELORDERSTATE']._serialized_end=1024
+  _globals['_CHANNELORDERKIND']._serialized_start=641
+  _globals['_CHANNELORDERKIND']._serialized_end=883
+  _globals['_CHANNELORDERSTATE']._serialized_start=886
+  _globals['_CHANNELORDERSTATE']._serialized_end=1142
   _globals['_CHANNELORDER']._serialized_start=127
-  _globals['_CHANNELORDER']._serialized_end=615
+  _globals['_CHANNELORDER']._serialized_end=638
 # @@protoc_insertion_point(module_scope)

@@ -33,6 +33,12 @@ class _ChannelOrderKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Chan
     """Give money of an earlier charge back."""
     CHANNEL_ORDER_KIND_PAYOUT: _ChannelOrderKind.ValueType  # 3
     """Send money to a bank account."""
+    CHANNEL_ORDER_KIND_AUTHORIZE: _ChannelOrderKind.ValueType  # 4
+    """Reserve money on a card or account."""
+    CHANNEL_ORDER_KIND_CAPTURE: _ChannelOrderKind.ValueType  # 5
+    """Take money that was reserved; what is not taken is given up, unless the channel can capture again."""
+    CHANNEL_ORDER_KIND_VOID: _ChannelOrderKind.ValueType  # 6
+    """Give a reserve up."""
 
 class ChannelOrderKind(_ChannelOrderKind, metaclass=_ChannelOrderKindEnumTypeWrapper):
     """What a provider is asked to do."""
@@ -45,6 +51,12 @@ CHANNEL_ORDER_KIND_REFUND: ChannelOrderKind.ValueType  # 2
 """Give money of an earlier charge back."""
 CHANNEL_ORDER_KIND_PAYOUT: ChannelOrderKind.ValueType  # 3
 """Send money to a bank account."""
+CHANNEL_ORDER_KIND_AUTHORIZE: ChannelOrderKind.ValueType  # 4
+"""Reserve money on a card or account."""
+CHANNEL_ORDER_KIND_CAPTURE: ChannelOrderKind.ValueType  # 5
+"""Take money that was reserved; what is not taken is given up, unless the channel can capture again."""
+CHANNEL_ORDER_KIND_VOID: ChannelOrderKind.ValueType  # 6
+"""Give a reserve up."""
 Global___ChannelOrderKind: _TypeAlias = ChannelOrderKind  # noqa: Y015
 
 class _ChannelOrderState:
@@ -108,6 +120,7 @@ class ChannelOrder(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SETTLED_MINOR_FIELD_NUMBER: _builtins.int
     channel_order_id: _builtins.str
     """"chn_…"; also the reference and idempotency key the provider is given."""
     biz_id: _builtins.str
@@ -123,7 +136,7 @@ class ChannelOrder(_message.Message):
     payment_id: _builtins.str
     """The payment it was made for."""
     original_channel_order_id: _builtins.str
-    """For a refund: the charge it gives back."""
+    """For a refund: the charge or capture it gives back. For a capture or void: the authorisation."""
     provider_reference: _builtins.str
     """The provider's own reference, once known."""
     failure_reason: _builtins.str
@@ -132,6 +145,8 @@ class ChannelOrder(_message.Message):
     """How often the provider was asked for the outcome."""
     version: _builtins.int
     """Steps by one with each change."""
+    settled_minor: _builtins.int
+    """What the provider really moved, where the channel may move another amount than asked for; 0 otherwise."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much."""
@@ -162,10 +177,11 @@ class ChannelOrder(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        settled_minor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "biz_id", b"biz_id", "channel", b"channel", "channel_order_id", b"channel_order_id", "create_time", b"create_time", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "instruction_id", b"instruction_id", "kind", b"kind", "original_channel_order_id", b"original_channel_order_id", "payment_id", b"payment_id", "provider_reference", b"provider_reference", "query_count", b"query_count", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "biz_id", b"biz_id", "channel", b"channel", "channel_order_id", b"channel_order_id", "create_time", b"create_time", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "instruction_id", b"instruction_id", "kind", b"kind", "original_channel_order_id", b"original_channel_order_id", "payment_id", b"payment_id", "provider_reference", b"provider_reference", "query_count", b"query_count", "settled_minor", b"settled_minor", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

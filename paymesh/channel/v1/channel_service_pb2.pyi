@@ -47,9 +47,9 @@ class SubmitChannelOrderRequest(_message.Message):
     payment_id: _builtins.str
     """The payment."""
     token: _builtins.str
-    """Vault token of the card (CHARGE) or bank account (PAYOUT)."""
+    """Vault token of the card, bank account or wallet (CHARGE, AUTHORIZE) or bank account (PAYOUT)."""
     original_channel_order_id: _builtins.str
-    """For a refund: the SUCCEEDED charge it gives back."""
+    """For a refund: the SUCCEEDED charge or capture it gives back. For a capture or void: the SUCCEEDED authorisation."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much; greater than zero."""

@@ -53,7 +53,9 @@ Global___BookingLeg: _TypeAlias = BookingLeg  # noqa: Y015
 
 @_typing.final
 class TradeEvent(_message.Message):
-    """Subjects trade.trade_paid, trade.trade_failed, trade.trade_closed."""
+    """Subjects trade.trade_created (one that is not paid at once), trade.trade_authorized, trade.trade_paid, trade.trade_failed,
+    trade.trade_closed, trade.trade_changed (refunds of it, parts of it, its price).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,7 +83,7 @@ Global___TradeEvent: _TypeAlias = TradeEvent  # noqa: Y015
 
 @_typing.final
 class PaymentEvent(_message.Message):
-    """Subjects pay.payment_succeeded, pay.payment_failed."""
+    """Subjects pay.payment_succeeded, pay.payment_failed, pay.payment_authorized, pay.payment_voided."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,6 +264,30 @@ class ChannelMismatchEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChannelMismatchEvent: _TypeAlias = ChannelMismatchEvent  # noqa: Y015
+
+@_typing.final
+class CaseEvent(_message.Message):
+    """Subjects pay.case_opened, pay.case_resolved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def case(self) -> _payment_pb2.Case:
+        """The case."""
+
+    def __init__(
+        self,
+        *,
+        case: _payment_pb2.Case | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaseEvent: _TypeAlias = CaseEvent  # noqa: Y015
 
 @_typing.final
 class BreakEvent(_message.Message):

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from paymesh.common.v1 import context_pb2 as _context_pb2
 from paymesh.common.v1 import money_pb2 as _money_pb2
@@ -23,6 +24,94 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _HoldState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_STATE_UNSPECIFIED: _HoldState.ValueType  # 0
+    """Never stored."""
+    HOLD_STATE_ACTIVE: _HoldState.ValueType  # 1
+    """It keeps money."""
+    HOLD_STATE_CAPTURED: _HoldState.ValueType  # 2
+    """Captured, in whole or in part; the rest was let go. Terminal."""
+    HOLD_STATE_RELEASED: _HoldState.ValueType  # 3
+    """Let go without a capture. Terminal."""
+    HOLD_STATE_EXPIRED: _HoldState.ValueType  # 4
+    """Let go because its time was up. Terminal."""
+
+class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
+    """Where a hold is."""
+
+HOLD_STATE_UNSPECIFIED: HoldState.ValueType  # 0
+"""Never stored."""
+HOLD_STATE_ACTIVE: HoldState.ValueType  # 1
+"""It keeps money."""
+HOLD_STATE_CAPTURED: HoldState.ValueType  # 2
+"""Captured, in whole or in part; the rest was let go. Terminal."""
+HOLD_STATE_RELEASED: HoldState.ValueType  # 3
+"""Let go without a capture. Terminal."""
+HOLD_STATE_EXPIRED: HoldState.ValueType  # 4
+"""Let go because its time was up. Terminal."""
+Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
+
+class _CouponFunder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CouponFunderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CouponFunder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COUPON_FUNDER_UNSPECIFIED: _CouponFunder.ValueType  # 0
+    """Not valid."""
+    COUPON_FUNDER_PLATFORM: _CouponFunder.ValueType  # 1
+    """The platform."""
+    COUPON_FUNDER_MERCHANT: _CouponFunder.ValueType  # 2
+    """A merchant: its own payees' share falls by the coupon."""
+
+class CouponFunder(_CouponFunder, metaclass=_CouponFunderEnumTypeWrapper):
+    """Who pays for a coupon."""
+
+COUPON_FUNDER_UNSPECIFIED: CouponFunder.ValueType  # 0
+"""Not valid."""
+COUPON_FUNDER_PLATFORM: CouponFunder.ValueType  # 1
+"""The platform."""
+COUPON_FUNDER_MERCHANT: CouponFunder.ValueType  # 2
+"""A merchant: its own payees' share falls by the coupon."""
+Global___CouponFunder: _TypeAlias = CouponFunder  # noqa: Y015
+
+class _CouponState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CouponStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CouponState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COUPON_STATE_UNSPECIFIED: _CouponState.ValueType  # 0
+    """Never stored."""
+    COUPON_STATE_AVAILABLE: _CouponState.ValueType  # 1
+    """It can be paid with until it expires."""
+    COUPON_STATE_RESERVED: _CouponState.ValueType  # 2
+    """Set aside for an authorised payment."""
+    COUPON_STATE_USED: _CouponState.ValueType  # 3
+    """Paid with."""
+    COUPON_STATE_VOIDED: _CouponState.ValueType  # 4
+    """Taken back. Terminal."""
+
+class CouponState(_CouponState, metaclass=_CouponStateEnumTypeWrapper):
+    """Where a coupon is."""
+
+COUPON_STATE_UNSPECIFIED: CouponState.ValueType  # 0
+"""Never stored."""
+COUPON_STATE_AVAILABLE: CouponState.ValueType  # 1
+"""It can be paid with until it expires."""
+COUPON_STATE_RESERVED: CouponState.ValueType  # 2
+"""Set aside for an authorised payment."""
+COUPON_STATE_USED: CouponState.ValueType  # 3
+"""Paid with."""
+COUPON_STATE_VOIDED: CouponState.ValueType  # 4
+"""Taken back. Terminal."""
+Global___CouponState: _TypeAlias = CouponState  # noqa: Y015
+
 @_typing.final
 class Account(_message.Message):
     """An account."""
@@ -35,6 +124,9 @@ class Account(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     HELD_MINOR_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FLOOR_MINOR_FIELD_NUMBER: _builtins.int
+    FREEZE_REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """"acc_…"; carries the owner's slot."""
     owner_id: _builtins.str
@@ -45,9 +137,17 @@ class Account(_message.Message):
     """The part of the balance that holds keep."""
     version: _builtins.int
     """Steps by one with each change."""
+    floor_minor: _builtins.int
+    """The balance, less what is held, never goes below it; unset for accounts without a floor."""
+    freeze_reason: _builtins.str
+    """Why it is frozen; empty where it is not."""
     @_builtins.property
     def balance(self) -> _money_pb2.Money:
         """Its currency and balance."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
 
     def __init__(
         self,
@@ -58,12 +158,17 @@ class Account(_message.Message):
         balance: _money_pb2.Money | None = ...,
         held_minor: _builtins.int = ...,
         version: _builtins.int = ...,
+        floor_minor: _builtins.int | None = ...,
+        freeze_reason: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_floor_minor", b"_floor_minor", "balance", b"balance", "create_time", b"create_time", "floor_minor", b"floor_minor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "balance", b"balance", "held_minor", b"held_minor", "kind", b"kind", "owner_id", b"owner_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_floor_minor", b"_floor_minor", "account_id", b"account_id", "balance", b"balance", "create_time", b"create_time", "floor_minor", b"floor_minor", "freeze_reason", b"freeze_reason", "held_minor", b"held_minor", "kind", b"kind", "owner_id", b"owner_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__floor_minor: _TypeAlias = _typing.Literal["floor_minor"]  # noqa: Y015
+    _WhichOneofArgType__floor_minor: _TypeAlias = _typing.Literal["_floor_minor", b"_floor_minor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__floor_minor) -> _WhichOneofReturnType__floor_minor | None: ...
 
 Global___Account: _TypeAlias = Account  # noqa: Y015
 
@@ -79,6 +184,7 @@ class Entry(_message.Message):
     BALANCE_AFTER_MINOR_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     POST_TIME_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
     journal_id: _builtins.str
     """The journal it belongs to ("jnl_…")."""
     account_id: _builtins.str
@@ -87,6 +193,8 @@ class Entry(_message.Message):
     """The balance after it."""
     payment_id: _builtins.str
     """The payment it belongs to."""
+    accounting_date: _builtins.str
+    """The accounting date."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What changed the balance: positive is a credit."""
@@ -104,10 +212,11 @@ class Entry(_message.Message):
         balance_after_minor: _builtins.int = ...,
         payment_id: _builtins.str = ...,
         post_time: _timestamp_pb2.Timestamp | None = ...,
+        accounting_date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "post_time", b"post_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount", b"amount", "balance_after_minor", b"balance_after_minor", "journal_id", b"journal_id", "payment_id", b"payment_id", "post_time", b"post_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "accounting_date", b"accounting_date", "amount", b"amount", "balance_after_minor", b"balance_after_minor", "journal_id", b"journal_id", "payment_id", b"payment_id", "post_time", b"post_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,6 +395,7 @@ class ReceiveTransitRequest(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
     instruction_id: _builtins.str
     """The instruction that sent it; also what makes the call idempotent."""
     payment_id: _builtins.str
@@ -294,6 +404,8 @@ class ReceiveTransitRequest(_message.Message):
     """Whose account to credit."""
     account_kind: _payment_pb2.AccountKind.ValueType
     """USER or MERCHANT."""
+    accounting_date: _builtins.str
+    """The accounting date of the payment."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much."""
@@ -306,10 +418,11 @@ class ReceiveTransitRequest(_message.Message):
         owner_id: _builtins.str = ...,
         account_kind: _payment_pb2.AccountKind.ValueType = ...,
         amount: _money_pb2.Money | None = ...,
+        accounting_date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "amount", b"amount", "instruction_id", b"instruction_id", "owner_id", b"owner_id", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "accounting_date", b"accounting_date", "amount", b"amount", "instruction_id", b"instruction_id", "owner_id", b"owner_id", "payment_id", b"payment_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,6 +569,7 @@ class DrawTransitRequest(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
     instruction_id: _builtins.str
     """The instruction that asks; also what makes the call idempotent. Its slot gets the answer."""
     payment_id: _builtins.str
@@ -464,6 +578,8 @@ class DrawTransitRequest(_message.Message):
     """Whose account to debit."""
     account_kind: _payment_pb2.AccountKind.ValueType
     """USER or MERCHANT."""
+    accounting_date: _builtins.str
+    """The accounting date of the payment."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much."""
@@ -476,10 +592,11 @@ class DrawTransitRequest(_message.Message):
         owner_id: _builtins.str = ...,
         account_kind: _payment_pb2.AccountKind.ValueType = ...,
         amount: _money_pb2.Money | None = ...,
+        accounting_date: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "amount", b"amount", "instruction_id", b"instruction_id", "owner_id", b"owner_id", "payment_id", b"payment_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "accounting_date", b"accounting_date", "amount", b"amount", "instruction_id", b"instruction_id", "owner_id", b"owner_id", "payment_id", b"payment_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -773,3 +890,843 @@ class SettleTransitResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SettleTransitResult: _TypeAlias = SettleTransitResult  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """Money of an account kept for a payment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CAPTURED_MINOR_FIELD_NUMBER: _builtins.int
+    RELEASED_MINOR_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
+    """"hld_…"."""
+    account_id: _builtins.str
+    """The account."""
+    payment_id: _builtins.str
+    """The payment."""
+    instruction_id: _builtins.str
+    """The RESERVE instruction that placed it."""
+    state: Global___HoldState.ValueType
+    """Where it is."""
+    captured_minor: _builtins.int
+    """How much of it was captured."""
+    released_minor: _builtins.int
+    """How much of it was let go."""
+    version: _builtins.int
+    """Steps by one with each change."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much it kept at first."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it lets go by itself."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was placed."""
+
+    def __init__(
+        self,
+        *,
+        hold_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        instruction_id: _builtins.str = ...,
+        state: Global___HoldState.ValueType = ...,
+        amount: _money_pb2.Money | None = ...,
+        captured_minor: _builtins.int = ...,
+        released_minor: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amount", b"amount", "captured_minor", b"captured_minor", "create_time", b"create_time", "expire_time", b"expire_time", "hold_id", b"hold_id", "instruction_id", b"instruction_id", "payment_id", b"payment_id", "released_minor", b"released_minor", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class ListHoldsRequest(_message.Message):
+    """Asks for an account's holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """The account."""
+    page_size: _builtins.int
+    """At most 200; 50 where left out."""
+    page_token: _builtins.str
+    """From the response before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHoldsRequest: _TypeAlias = ListHoldsRequest  # noqa: Y015
+
+@_typing.final
+class ListHoldsResponse(_message.Message):
+    """A page of holds, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
+        """The holds."""
+
+    def __init__(
+        self,
+        *,
+        holds: _abc.Iterable[Global___Hold] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
+
+@_typing.final
+class GetStatementRequest(_message.Message):
+    """Asks for a statement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    FROM_DATE_FIELD_NUMBER: _builtins.int
+    TO_DATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """The account."""
+    from_date: _builtins.str
+    """The first accounting date, e.g. "2026-11-01"."""
+    to_date: _builtins.str
+    """The last one; at most 366 days later."""
+    page_size: _builtins.int
+    """At most 200; 50 where left out."""
+    page_token: _builtins.str
+    """From the response before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        from_date: _builtins.str = ...,
+        to_date: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "from_date", b"from_date", "page_size", b"page_size", "page_token", b"page_token", "to_date", b"to_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementRequest: _TypeAlias = GetStatementRequest  # noqa: Y015
+
+@_typing.final
+class GetStatementResponse(_message.Message):
+    """A page of a statement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    OPENING_MINOR_FIELD_NUMBER: _builtins.int
+    CLOSING_MINOR_FIELD_NUMBER: _builtins.int
+    CREDIT_MINOR_FIELD_NUMBER: _builtins.int
+    DEBIT_MINOR_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    IS_FINAL_FIELD_NUMBER: _builtins.int
+    opening_minor: _builtins.int
+    """The balance before the first date."""
+    closing_minor: _builtins.int
+    """The balance after the last date."""
+    credit_minor: _builtins.int
+    """Credits of the whole period."""
+    debit_minor: _builtins.int
+    """Debits of the whole period; positive."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    is_final: _builtins.bool
+    """Whether every date of the period is closed: then it will never change."""
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """The account as it now is."""
+
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Entry]:
+        """Entries of the period, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+        opening_minor: _builtins.int = ...,
+        closing_minor: _builtins.int = ...,
+        credit_minor: _builtins.int = ...,
+        debit_minor: _builtins.int = ...,
+        entries: _abc.Iterable[Global___Entry] | None = ...,
+        next_page_token: _builtins.str = ...,
+        is_final: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "closing_minor", b"closing_minor", "credit_minor", b"credit_minor", "debit_minor", b"debit_minor", "entries", b"entries", "is_final", b"is_final", "next_page_token", b"next_page_token", "opening_minor", b"opening_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatementResponse: _TypeAlias = GetStatementResponse  # noqa: Y015
+
+@_typing.final
+class FreezeAccountRequest(_message.Message):
+    """Asks to freeze an account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    account_id: _builtins.str
+    """The account; one of a customer."""
+    reason: _builtins.str
+    """Why, as a reason constant, e.g. "COURT_ORDER"."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeAccountRequest: _TypeAlias = FreezeAccountRequest  # noqa: Y015
+
+@_typing.final
+class FreezeAccountResponse(_message.Message):
+    """The frozen account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """The account."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreezeAccountResponse: _TypeAlias = FreezeAccountResponse  # noqa: Y015
+
+@_typing.final
+class UnfreezeAccountRequest(_message.Message):
+    """Asks to lift a freeze."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    account_id: _builtins.str
+    """The account."""
+    reason: _builtins.str
+    """Why, as a reason constant."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnfreezeAccountRequest: _TypeAlias = UnfreezeAccountRequest  # noqa: Y015
+
+@_typing.final
+class UnfreezeAccountResponse(_message.Message):
+    """The account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """The account."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnfreezeAccountResponse: _TypeAlias = UnfreezeAccountResponse  # noqa: Y015
+
+@_typing.final
+class SetOverdraftRequest(_message.Message):
+    """Asks for an overdraft."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    OVERDRAFT_MINOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    account_id: _builtins.str
+    """The account; of a kind that may be overdrawn."""
+    overdraft_minor: _builtins.int
+    """How far below zero it may go; 0 to 10^15; not less than it is overdrawn now."""
+    reason: _builtins.str
+    """Why, as a reason constant."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        overdraft_minor: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "overdraft_minor", b"overdraft_minor", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetOverdraftRequest: _TypeAlias = SetOverdraftRequest  # noqa: Y015
+
+@_typing.final
+class SetOverdraftResponse(_message.Message):
+    """The account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """The account."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetOverdraftResponse: _TypeAlias = SetOverdraftResponse  # noqa: Y015
+
+@_typing.final
+class CloseDateRequest(_message.Message):
+    """Asks to close a date."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    accounting_date: _builtins.str
+    """The accounting date to close; today at the latest."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        accounting_date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting_date", b"accounting_date", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseDateRequest: _TypeAlias = CloseDateRequest  # noqa: Y015
+
+@_typing.final
+class CloseDateResponse(_message.Message):
+    """Closing has begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PENDING_BOOK_COUNT_FIELD_NUMBER: _builtins.int
+    pending_book_count: _builtins.int
+    """Books that have it open, or are closing it."""
+    def __init__(
+        self,
+        *,
+        pending_book_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending_book_count", b"pending_book_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseDateResponse: _TypeAlias = CloseDateResponse  # noqa: Y015
+
+@_typing.final
+class GetTrialBalanceRequest(_message.Message):
+    """Asks for a trial balance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
+    accounting_date: _builtins.str
+    """The accounting date."""
+    def __init__(
+        self,
+        *,
+        accounting_date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting_date", b"accounting_date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrialBalanceRequest: _TypeAlias = GetTrialBalanceRequest  # noqa: Y015
+
+@_typing.final
+class GetTrialBalanceResponse(_message.Message):
+    """A trial balance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOSED_BOOK_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_BOOK_COUNT_FIELD_NUMBER: _builtins.int
+    CARRIED_PAYMENT_COUNT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    closed_book_count: _builtins.int
+    """Books that have closed the date and written its snapshots."""
+    pending_book_count: _builtins.int
+    """Books that have not yet."""
+    carried_payment_count: _builtins.int
+    """Payments that were still under way and were carried over to the next date."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrialBalanceLine]:
+        """Per currency and kind of account, at the end of the date."""
+
+    def __init__(
+        self,
+        *,
+        closed_book_count: _builtins.int = ...,
+        pending_book_count: _builtins.int = ...,
+        carried_payment_count: _builtins.int = ...,
+        lines: _abc.Iterable[Global___TrialBalanceLine] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carried_payment_count", b"carried_payment_count", "closed_book_count", b"closed_book_count", "lines", b"lines", "pending_book_count", b"pending_book_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTrialBalanceResponse: _TypeAlias = GetTrialBalanceResponse  # noqa: Y015
+
+@_typing.final
+class TrialBalanceLine(_message.Message):
+    """One line of a trial balance."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
+    ACCOUNT_COUNT_FIELD_NUMBER: _builtins.int
+    BALANCE_MINOR_FIELD_NUMBER: _builtins.int
+    CREDIT_MINOR_FIELD_NUMBER: _builtins.int
+    DEBIT_MINOR_FIELD_NUMBER: _builtins.int
+    currency_code: _builtins.str
+    """Currency (or "PTS" for points)."""
+    account_kind: _payment_pb2.AccountKind.ValueType
+    """The kind of account."""
+    account_count: _builtins.int
+    """Accounts of the kind that ever moved."""
+    balance_minor: _builtins.int
+    """Sum of their balances at the end of the date; over all kinds of a currency it is zero."""
+    credit_minor: _builtins.int
+    """Credits of the date."""
+    debit_minor: _builtins.int
+    """Debits of the date; positive."""
+    def __init__(
+        self,
+        *,
+        currency_code: _builtins.str = ...,
+        account_kind: _payment_pb2.AccountKind.ValueType = ...,
+        account_count: _builtins.int = ...,
+        balance_minor: _builtins.int = ...,
+        credit_minor: _builtins.int = ...,
+        debit_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_count", b"account_count", "account_kind", b"account_kind", "balance_minor", b"balance_minor", "credit_minor", b"credit_minor", "currency_code", b"currency_code", "debit_minor", b"debit_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialBalanceLine: _TypeAlias = TrialBalanceLine  # noqa: Y015
+
+@_typing.final
+class Coupon(_message.Message):
+    """A coupon in a user's hands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPON_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    FACE_VALUE_FIELD_NUMBER: _builtins.int
+    FUNDER_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    coupon_id: _builtins.str
+    """"cpn_…"; carries the owner's slot."""
+    owner_id: _builtins.str
+    """Who may pay with it."""
+    funder: Global___CouponFunder.ValueType
+    """Who pays for it."""
+    merchant_id: _builtins.str
+    """The merchant, where a merchant does."""
+    campaign: _builtins.str
+    """The campaign it was issued in."""
+    state: Global___CouponState.ValueType
+    """Where it is."""
+    payment_id: _builtins.str
+    """The payment it is reserved for or was used by."""
+    version: _builtins.int
+    """Steps by one with each change."""
+    @_builtins.property
+    def face_value(self) -> _money_pb2.Money:
+        """What it is worth at most."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it can be paid with."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was issued."""
+
+    def __init__(
+        self,
+        *,
+        coupon_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        face_value: _money_pb2.Money | None = ...,
+        funder: Global___CouponFunder.ValueType = ...,
+        merchant_id: _builtins.str = ...,
+        campaign: _builtins.str = ...,
+        state: Global___CouponState.ValueType = ...,
+        payment_id: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "face_value", b"face_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "coupon_id", b"coupon_id", "create_time", b"create_time", "expire_time", b"expire_time", "face_value", b"face_value", "funder", b"funder", "merchant_id", b"merchant_id", "owner_id", b"owner_id", "payment_id", b"payment_id", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Coupon: _TypeAlias = Coupon  # noqa: Y015
+
+@_typing.final
+class IssueCouponRequest(_message.Message):
+    """Asks to issue a coupon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    FACE_VALUE_FIELD_NUMBER: _builtins.int
+    FUNDER_FIELD_NUMBER: _builtins.int
+    MERCHANT_ID_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    owner_id: _builtins.str
+    """Who gets it."""
+    funder: Global___CouponFunder.ValueType
+    """Who pays for it."""
+    merchant_id: _builtins.str
+    """The merchant, where a merchant does; else empty."""
+    campaign: _builtins.str
+    """The campaign; optional; at most 64 characters."""
+    @_builtins.property
+    def face_value(self) -> _money_pb2.Money:
+        """What it is worth; greater than zero."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it can be paid with."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        face_value: _money_pb2.Money | None = ...,
+        funder: Global___CouponFunder.ValueType = ...,
+        merchant_id: _builtins.str = ...,
+        campaign: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "face_value", b"face_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "expire_time", b"expire_time", "face_value", b"face_value", "funder", b"funder", "merchant_id", b"merchant_id", "owner_id", b"owner_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueCouponRequest: _TypeAlias = IssueCouponRequest  # noqa: Y015
+
+@_typing.final
+class IssueCouponResponse(_message.Message):
+    """The coupon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def coupon(self) -> Global___Coupon:
+        """In state AVAILABLE."""
+
+    def __init__(
+        self,
+        *,
+        coupon: Global___Coupon | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coupon", b"coupon"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupon", b"coupon"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueCouponResponse: _TypeAlias = IssueCouponResponse  # noqa: Y015
+
+@_typing.final
+class VoidCouponRequest(_message.Message):
+    """Asks to take a coupon back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COUPON_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    coupon_id: _builtins.str
+    """The coupon."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        coupon_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupon_id", b"coupon_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidCouponRequest: _TypeAlias = VoidCouponRequest  # noqa: Y015
+
+@_typing.final
+class VoidCouponResponse(_message.Message):
+    """The coupon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPON_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def coupon(self) -> Global___Coupon:
+        """In state VOIDED."""
+
+    def __init__(
+        self,
+        *,
+        coupon: Global___Coupon | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coupon", b"coupon"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupon", b"coupon"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidCouponResponse: _TypeAlias = VoidCouponResponse  # noqa: Y015
+
+@_typing.final
+class ListCouponsRequest(_message.Message):
+    """Asks for a user's coupons."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    owner_id: _builtins.str
+    """The owner."""
+    page_size: _builtins.int
+    """At most 200; 50 where left out."""
+    page_token: _builtins.str
+    """From the response before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        owner_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner_id", b"owner_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCouponsRequest: _TypeAlias = ListCouponsRequest  # noqa: Y015
+
+@_typing.final
+class ListCouponsResponse(_message.Message):
+    """A page of coupons, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def coupons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coupon]:
+        """The coupons."""
+
+    def __init__(
+        self,
+        *,
+        coupons: _abc.Iterable[Global___Coupon] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupons", b"coupons", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCouponsResponse: _TypeAlias = ListCouponsResponse  # noqa: Y015
+
+@_typing.final
+class GrantPointsRequest(_message.Message):
+    """Asks to give points."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    POINT_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    owner_id: _builtins.str
+    """Who gets them."""
+    point_count: _builtins.int
+    """How many; 1 to 10^12."""
+    reason: _builtins.str
+    """Why, as a reason constant."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        point_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner_id", b"owner_id", "point_count", b"point_count", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantPointsRequest: _TypeAlias = GrantPointsRequest  # noqa: Y015
+
+@_typing.final
+class GrantPointsResponse(_message.Message):
+    """The points account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account(self) -> Global___Account:
+        """Its unit is "PTS"."""
+
+    def __init__(
+        self,
+        *,
+        account: Global___Account | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GrantPointsResponse: _TypeAlias = GrantPointsResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LedgerServiceStub:
-    """Reads of the double-entry ledger.
+    """The double-entry ledger: accounts, entries, statements, and the end of day.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,45 @@ class LedgerServiceStub:
                 request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListEntriesRequest.SerializeToString,
                 response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListEntriesResponse.FromString,
                 _registered_method=True)
+        self.ListHolds = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/ListHolds',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListHoldsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListHoldsResponse.FromString,
+                _registered_method=True)
+        self.GetStatement = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/GetStatement',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetStatementRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetStatementResponse.FromString,
+                _registered_method=True)
+        self.FreezeAccount = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/FreezeAccount',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.FreezeAccountRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.FreezeAccountResponse.FromString,
+                _registered_method=True)
+        self.UnfreezeAccount = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/UnfreezeAccount',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.UnfreezeAccountRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.UnfreezeAccountResponse.FromString,
+                _registered_method=True)
+        self.SetOverdraft = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/SetOverdraft',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.SetOverdraftRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.SetOverdraftResponse.FromString,
+                _registered_method=True)
+        self.CloseDate = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/CloseDate',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.CloseDateRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.CloseDateResponse.FromString,
+                _registered_method=True)
+        self.GetTrialBalance = channel.unary_unary(
+                '/paymesh.pay.v1.LedgerService/GetTrialBalance',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetTrialBalanceRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetTrialBalanceResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
-    """Reads of the double-entry ledger.
+    """The double-entry ledger: accounts, entries, statements, and the end of day.
     """
 
     def GetAccount(self, request, context):
@@ -77,6 +112,55 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHolds(self, request, context):
+        """An account's holds, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStatement(self, request, context):
+        """An account over some accounting dates: opening balance, entries, closing balance.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FreezeAccount(self, request, context):
+        """Freezes an account: nothing leaves it any more; credits still land.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnfreezeAccount(self, request, context):
+        """Lifts a freeze.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetOverdraft(self, request, context):
+        """Says how far below zero an account may go, where its kind may at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseDate(self, request, context):
+        """Begins to close an accounting date on every book, before its time. Closing goes on in the background.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrialBalance(self, request, context):
+        """How far the closing of a date is, and its trial balance as far as books are closed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +179,41 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListEntriesRequest.FromString,
                     response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListEntriesResponse.SerializeToString,
             ),
+            'ListHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHolds,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListHoldsRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'GetStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatement,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetStatementRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetStatementResponse.SerializeToString,
+            ),
+            'FreezeAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.FreezeAccount,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.FreezeAccountRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.FreezeAccountResponse.SerializeToString,
+            ),
+            'UnfreezeAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnfreezeAccount,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.UnfreezeAccountRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.UnfreezeAccountResponse.SerializeToString,
+            ),
+            'SetOverdraft': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetOverdraft,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.SetOverdraftRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.SetOverdraftResponse.SerializeToString,
+            ),
+            'CloseDate': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseDate,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.CloseDateRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.CloseDateResponse.SerializeToString,
+            ),
+            'GetTrialBalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrialBalance,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetTrialBalanceRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetTrialBalanceResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'paymesh.pay.v1.LedgerService', rpc_method_handlers)
@@ -104,7 +223,7 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
-    """Reads of the double-entry ledger.
+    """The double-entry ledger: accounts, entries, statements, and the end of day.
     """
 
     @staticmethod
@@ -178,6 +297,403 @@ class LedgerService:
             '/paymesh.pay.v1.LedgerService/ListEntries',
             paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListEntriesRequest.SerializeToString,
             paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/ListHolds',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListHoldsRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/GetStatement',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetStatementRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetStatementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FreezeAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/FreezeAccount',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.FreezeAccountRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.FreezeAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnfreezeAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/UnfreezeAccount',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.UnfreezeAccountRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.UnfreezeAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetOverdraft(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/SetOverdraft',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.SetOverdraftRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.SetOverdraftResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseDate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/CloseDate',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.CloseDateRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.CloseDateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrialBalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.LedgerService/GetTrialBalance',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetTrialBalanceRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GetTrialBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class BenefitServiceStub:
+    """Coupons and points: what the benefit systems of the company hand out, and payers pay with.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.IssueCoupon = channel.unary_unary(
+                '/paymesh.pay.v1.BenefitService/IssueCoupon',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.IssueCouponRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.IssueCouponResponse.FromString,
+                _registered_method=True)
+        self.VoidCoupon = channel.unary_unary(
+                '/paymesh.pay.v1.BenefitService/VoidCoupon',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.VoidCouponRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.VoidCouponResponse.FromString,
+                _registered_method=True)
+        self.ListCoupons = channel.unary_unary(
+                '/paymesh.pay.v1.BenefitService/ListCoupons',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListCouponsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListCouponsResponse.FromString,
+                _registered_method=True)
+        self.GrantPoints = channel.unary_unary(
+                '/paymesh.pay.v1.BenefitService/GrantPoints',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GrantPointsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GrantPointsResponse.FromString,
+                _registered_method=True)
+
+
+class BenefitServiceServicer:
+    """Coupons and points: what the benefit systems of the company hand out, and payers pay with.
+    """
+
+    def IssueCoupon(self, request, context):
+        """Hands a coupon to a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidCoupon(self, request, context):
+        """Takes an AVAILABLE coupon back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCoupons(self, request, context):
+        """A user's coupons, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrantPoints(self, request, context):
+        """Gives points to a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_BenefitServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'IssueCoupon': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueCoupon,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.IssueCouponRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.IssueCouponResponse.SerializeToString,
+            ),
+            'VoidCoupon': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidCoupon,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.VoidCouponRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.VoidCouponResponse.SerializeToString,
+            ),
+            'ListCoupons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCoupons,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListCouponsRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListCouponsResponse.SerializeToString,
+            ),
+            'GrantPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrantPoints,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GrantPointsRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GrantPointsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'paymesh.pay.v1.BenefitService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('paymesh.pay.v1.BenefitService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class BenefitService:
+    """Coupons and points: what the benefit systems of the company hand out, and payers pay with.
+    """
+
+    @staticmethod
+    def IssueCoupon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.BenefitService/IssueCoupon',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.IssueCouponRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.IssueCouponResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidCoupon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.BenefitService/VoidCoupon',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.VoidCouponRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.VoidCouponResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCoupons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.BenefitService/ListCoupons',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListCouponsRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.ListCouponsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrantPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.BenefitService/GrantPoints',
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GrantPointsRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_ledger__service__pb2.GrantPointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

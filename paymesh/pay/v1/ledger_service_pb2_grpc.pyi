@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """Reads of the double-entry ledger."""
+    """The double-entry ledger: accounts, entries, statements, and the end of day."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,10 +39,24 @@ class LedgerServiceStub:
     """An owner's accounts."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]
     """An account's entries, newest first."""
+    ListHolds: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListHoldsRequest, _ledger_service_pb2.ListHoldsResponse]
+    """An account's holds, newest first."""
+    GetStatement: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetStatementRequest, _ledger_service_pb2.GetStatementResponse]
+    """An account over some accounting dates: opening balance, entries, closing balance."""
+    FreezeAccount: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.FreezeAccountRequest, _ledger_service_pb2.FreezeAccountResponse]
+    """Freezes an account: nothing leaves it any more; credits still land."""
+    UnfreezeAccount: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.UnfreezeAccountRequest, _ledger_service_pb2.UnfreezeAccountResponse]
+    """Lifts a freeze."""
+    SetOverdraft: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.SetOverdraftRequest, _ledger_service_pb2.SetOverdraftResponse]
+    """Says how far below zero an account may go, where its kind may at all."""
+    CloseDate: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.CloseDateRequest, _ledger_service_pb2.CloseDateResponse]
+    """Begins to close an accounting date on every book, before its time. Closing goes on in the background."""
+    GetTrialBalance: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GetTrialBalanceRequest, _ledger_service_pb2.GetTrialBalanceResponse]
+    """How far the closing of a date is, and its trial balance as far as books are closed."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """Reads of the double-entry ledger."""
+    """The double-entry ledger: accounts, entries, statements, and the end of day."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetAccount: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetAccountRequest, _ledger_service_pb2.GetAccountResponse]  # type: ignore[assignment]
@@ -51,9 +65,23 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """An owner's accounts."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListEntriesRequest, _ledger_service_pb2.ListEntriesResponse]  # type: ignore[assignment]
     """An account's entries, newest first."""
+    ListHolds: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListHoldsRequest, _ledger_service_pb2.ListHoldsResponse]  # type: ignore[assignment]
+    """An account's holds, newest first."""
+    GetStatement: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetStatementRequest, _ledger_service_pb2.GetStatementResponse]  # type: ignore[assignment]
+    """An account over some accounting dates: opening balance, entries, closing balance."""
+    FreezeAccount: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.FreezeAccountRequest, _ledger_service_pb2.FreezeAccountResponse]  # type: ignore[assignment]
+    """Freezes an account: nothing leaves it any more; credits still land."""
+    UnfreezeAccount: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.UnfreezeAccountRequest, _ledger_service_pb2.UnfreezeAccountResponse]  # type: ignore[assignment]
+    """Lifts a freeze."""
+    SetOverdraft: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.SetOverdraftRequest, _ledger_service_pb2.SetOverdraftResponse]  # type: ignore[assignment]
+    """Says how far below zero an account may go, where its kind may at all."""
+    CloseDate: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.CloseDateRequest, _ledger_service_pb2.CloseDateResponse]  # type: ignore[assignment]
+    """Begins to close an accounting date on every book, before its time. Closing goes on in the background."""
+    GetTrialBalance: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GetTrialBalanceRequest, _ledger_service_pb2.GetTrialBalanceResponse]  # type: ignore[assignment]
+    """How far the closing of a date is, and its trial balance as far as books are closed."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads of the double-entry ledger."""
+    """The double-entry ledger: accounts, entries, statements, and the end of day."""
 
     @_abc_1.abstractmethod
     def GetAccount(
@@ -79,7 +107,130 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_ledger_service_pb2.ListEntriesResponse, _abc.Awaitable[_ledger_service_pb2.ListEntriesResponse]]:
         """An account's entries, newest first."""
 
+    @_abc_1.abstractmethod
+    def ListHolds(
+        self,
+        request: _ledger_service_pb2.ListHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.ListHoldsResponse, _abc.Awaitable[_ledger_service_pb2.ListHoldsResponse]]:
+        """An account's holds, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetStatement(
+        self,
+        request: _ledger_service_pb2.GetStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.GetStatementResponse, _abc.Awaitable[_ledger_service_pb2.GetStatementResponse]]:
+        """An account over some accounting dates: opening balance, entries, closing balance."""
+
+    @_abc_1.abstractmethod
+    def FreezeAccount(
+        self,
+        request: _ledger_service_pb2.FreezeAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.FreezeAccountResponse, _abc.Awaitable[_ledger_service_pb2.FreezeAccountResponse]]:
+        """Freezes an account: nothing leaves it any more; credits still land."""
+
+    @_abc_1.abstractmethod
+    def UnfreezeAccount(
+        self,
+        request: _ledger_service_pb2.UnfreezeAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.UnfreezeAccountResponse, _abc.Awaitable[_ledger_service_pb2.UnfreezeAccountResponse]]:
+        """Lifts a freeze."""
+
+    @_abc_1.abstractmethod
+    def SetOverdraft(
+        self,
+        request: _ledger_service_pb2.SetOverdraftRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.SetOverdraftResponse, _abc.Awaitable[_ledger_service_pb2.SetOverdraftResponse]]:
+        """Says how far below zero an account may go, where its kind may at all."""
+
+    @_abc_1.abstractmethod
+    def CloseDate(
+        self,
+        request: _ledger_service_pb2.CloseDateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.CloseDateResponse, _abc.Awaitable[_ledger_service_pb2.CloseDateResponse]]:
+        """Begins to close an accounting date on every book, before its time. Closing goes on in the background."""
+
+    @_abc_1.abstractmethod
+    def GetTrialBalance(
+        self,
+        request: _ledger_service_pb2.GetTrialBalanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.GetTrialBalanceResponse, _abc.Awaitable[_ledger_service_pb2.GetTrialBalanceResponse]]:
+        """How far the closing of a date is, and its trial balance as far as books are closed."""
+
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class BenefitServiceStub:
+    """Coupons and points: what the benefit systems of the company hand out, and payers pay with."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> BenefitServiceAsyncStub: ...
+    IssueCoupon: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.IssueCouponRequest, _ledger_service_pb2.IssueCouponResponse]
+    """Hands a coupon to a user."""
+    VoidCoupon: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.VoidCouponRequest, _ledger_service_pb2.VoidCouponResponse]
+    """Takes an AVAILABLE coupon back."""
+    ListCoupons: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.ListCouponsRequest, _ledger_service_pb2.ListCouponsResponse]
+    """A user's coupons, newest first."""
+    GrantPoints: _grpc.UnaryUnaryMultiCallable[_ledger_service_pb2.GrantPointsRequest, _ledger_service_pb2.GrantPointsResponse]
+    """Gives points to a user."""
+
+@_typing.type_check_only
+class BenefitServiceAsyncStub(BenefitServiceStub):
+    """Coupons and points: what the benefit systems of the company hand out, and payers pay with."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    IssueCoupon: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.IssueCouponRequest, _ledger_service_pb2.IssueCouponResponse]  # type: ignore[assignment]
+    """Hands a coupon to a user."""
+    VoidCoupon: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.VoidCouponRequest, _ledger_service_pb2.VoidCouponResponse]  # type: ignore[assignment]
+    """Takes an AVAILABLE coupon back."""
+    ListCoupons: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.ListCouponsRequest, _ledger_service_pb2.ListCouponsResponse]  # type: ignore[assignment]
+    """A user's coupons, newest first."""
+    GrantPoints: _aio.UnaryUnaryMultiCallable[_ledger_service_pb2.GrantPointsRequest, _ledger_service_pb2.GrantPointsResponse]  # type: ignore[assignment]
+    """Gives points to a user."""
+
+class BenefitServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Coupons and points: what the benefit systems of the company hand out, and payers pay with."""
+
+    @_abc_1.abstractmethod
+    def IssueCoupon(
+        self,
+        request: _ledger_service_pb2.IssueCouponRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.IssueCouponResponse, _abc.Awaitable[_ledger_service_pb2.IssueCouponResponse]]:
+        """Hands a coupon to a user."""
+
+    @_abc_1.abstractmethod
+    def VoidCoupon(
+        self,
+        request: _ledger_service_pb2.VoidCouponRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.VoidCouponResponse, _abc.Awaitable[_ledger_service_pb2.VoidCouponResponse]]:
+        """Takes an AVAILABLE coupon back."""
+
+    @_abc_1.abstractmethod
+    def ListCoupons(
+        self,
+        request: _ledger_service_pb2.ListCouponsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.ListCouponsResponse, _abc.Awaitable[_ledger_service_pb2.ListCouponsResponse]]:
+        """A user's coupons, newest first."""
+
+    @_abc_1.abstractmethod
+    def GrantPoints(
+        self,
+        request: _ledger_service_pb2.GrantPointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_service_pb2.GrantPointsResponse, _abc.Awaitable[_ledger_service_pb2.GrantPointsResponse]]:
+        """Gives points to a user."""
+
+def add_BenefitServiceServicer_to_server(servicer: BenefitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class TransitServiceStub:
     """Moves money between slots: each call is one balanced journal on the slot it arrives at.

@@ -5,7 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from paymesh.common.v1 import context_pb2 as _context_pb2
@@ -382,23 +384,31 @@ class TransferRequest(_message.Message):
     FUNDINGS_FIELD_NUMBER: _builtins.int
     PAYEES_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_MODE_FIELD_NUMBER: _builtins.int
+    TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own unique id for this call."""
     payer_id: _builtins.str
     """Who pays."""
     source_id: _builtins.str
     """What it is for; opaque."""
+    settlement_mode: _payment_pb2.SettlementMode.ValueType
+    """When the payees get the money; at once where left out."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """The whole; greater than zero, at most 10^15; the fundings and the payees each add up to it."""
 
     @_builtins.property
     def fundings(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Funding]:
-        """What pays: 1 to 4, balance before channels."""
+        """What pays: 1 to 8; the rules say in which order. At most one balance and one points funding; several channels and coupons."""
 
     @_builtins.property
     def payees(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Payee]:
         """Who is paid: 1 to 16."""
+
+    @_builtins.property
+    def time_to_live(self) -> _duration_pb2.Duration:
+        """For AUTHORIZE and ESCROW: how long it may wait for a capture; 1 s to 400 days; 7 days where left out."""
 
     def __init__(
         self,
@@ -409,10 +419,12 @@ class TransferRequest(_message.Message):
         fundings: _abc.Iterable[_payment_pb2.Funding] | None = ...,
         payees: _abc.Iterable[_payment_pb2.Payee] | None = ...,
         source_id: _builtins.str = ...,
+        settlement_mode: _payment_pb2.SettlementMode.ValueType = ...,
+        time_to_live: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "fundings", b"fundings", "payees", b"payees", "payer_id", b"payer_id", "request_id", b"request_id", "source_id", b"source_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "fundings", b"fundings", "payees", b"payees", "payer_id", b"payer_id", "request_id", b"request_id", "settlement_mode", b"settlement_mode", "source_id", b"source_id", "time_to_live", b"time_to_live"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,12 +572,18 @@ class RefundRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     SOURCE_ID_FIELD_NUMBER: _builtins.int
+    PAYEE_REFERENCE_FIELD_NUMBER: _builtins.int
+    IS_REPAIR_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own unique id for this call."""
     payment_id: _builtins.str
     """The SUCCEEDED payment of operation TRANSFER to give money back from."""
     source_id: _builtins.str
     """What it is for; opaque."""
+    payee_reference: _builtins.str
+    """Only what the payee of this reference got; all payees in proportion where left out."""
+    is_repair: _builtins.bool
+    """It repairs something: where the original route refuses for good, the payer's balance is credited instead."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much; greater than zero, at most what is not refunded nor being refunded."""
@@ -577,10 +595,12 @@ class RefundRequest(_message.Message):
         payment_id: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         source_id: _builtins.str = ...,
+        payee_reference: _builtins.str = ...,
+        is_repair: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "payment_id", b"payment_id", "request_id", b"request_id", "source_id", b"source_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "is_repair", b"is_repair", "payee_reference", b"payee_reference", "payment_id", b"payment_id", "request_id", b"request_id", "source_id", b"source_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -935,3 +955,905 @@ class ListPaymentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPaymentsResponse: _TypeAlias = ListPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class CapturePaymentRequest(_message.Message):
+    """Asks to take reserved or held money."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    KEEP_REST_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    payment_id: _builtins.str
+    """The AUTHORIZED payment."""
+    keep_rest: _builtins.bool
+    """The rest stays reserved or held for another capture; else it is given back at once."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much; at most what is still reserved or held; all of that where left out."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        keep_rest: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "keep_rest", b"keep_rest", "payment_id", b"payment_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturePaymentRequest: _TypeAlias = CapturePaymentRequest  # noqa: Y015
+
+@_typing.final
+class CapturePaymentResponse(_message.Message):
+    """The payment being captured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """With instructions."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturePaymentResponse: _TypeAlias = CapturePaymentResponse  # noqa: Y015
+
+@_typing.final
+class BatchCapturePaymentsRequest(_message.Message):
+    """Many CapturePayment calls in one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturePaymentItem]:
+        """Up to 200; each is carried out on its own."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___CapturePaymentItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCapturePaymentsRequest: _TypeAlias = BatchCapturePaymentsRequest  # noqa: Y015
+
+@_typing.final
+class CapturePaymentItem(_message.Message):
+    """One CapturePayment call of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def context(self) -> _context_pb2.BusinessContext:
+        """The item's own business context; empty to take one from the call."""
+
+    @_builtins.property
+    def request(self) -> Global___CapturePaymentRequest:
+        """The call."""
+
+    def __init__(
+        self,
+        *,
+        context: _context_pb2.BusinessContext | None = ...,
+        request: Global___CapturePaymentRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturePaymentItem: _TypeAlias = CapturePaymentItem  # noqa: Y015
+
+@_typing.final
+class BatchCapturePaymentsResponse(_message.Message):
+    """The outcome of each item, in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CapturePaymentResult]:
+        """As many as there were items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CapturePaymentResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCapturePaymentsResponse: _TypeAlias = BatchCapturePaymentsResponse  # noqa: Y015
+
+@_typing.final
+class CapturePaymentResult(_message.Message):
+    """The outcome of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Code 0, or the error that the single call would have answered with."""
+
+    @_builtins.property
+    def response(self) -> Global___CapturePaymentResponse:
+        """Set when the code is 0."""
+
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        response: Global___CapturePaymentResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapturePaymentResult: _TypeAlias = CapturePaymentResult  # noqa: Y015
+
+@_typing.final
+class VoidPaymentRequest(_message.Message):
+    """Asks to give reserved or held money up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    payment_id: _builtins.str
+    """The AUTHORIZED payment."""
+    reason: _builtins.str
+    """Why, as a reason constant; optional."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment_id", b"payment_id", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPaymentRequest: _TypeAlias = VoidPaymentRequest  # noqa: Y015
+
+@_typing.final
+class VoidPaymentResponse(_message.Message):
+    """The payment being voided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """With instructions."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPaymentResponse: _TypeAlias = VoidPaymentResponse  # noqa: Y015
+
+@_typing.final
+class BatchVoidPaymentsRequest(_message.Message):
+    """Many VoidPayment calls in one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___VoidPaymentItem]:
+        """Up to 200; each is carried out on its own."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___VoidPaymentItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchVoidPaymentsRequest: _TypeAlias = BatchVoidPaymentsRequest  # noqa: Y015
+
+@_typing.final
+class VoidPaymentItem(_message.Message):
+    """One VoidPayment call of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def context(self) -> _context_pb2.BusinessContext:
+        """The item's own business context; empty to take one from the call."""
+
+    @_builtins.property
+    def request(self) -> Global___VoidPaymentRequest:
+        """The call."""
+
+    def __init__(
+        self,
+        *,
+        context: _context_pb2.BusinessContext | None = ...,
+        request: Global___VoidPaymentRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPaymentItem: _TypeAlias = VoidPaymentItem  # noqa: Y015
+
+@_typing.final
+class BatchVoidPaymentsResponse(_message.Message):
+    """The outcome of each item, in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___VoidPaymentResult]:
+        """As many as there were items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___VoidPaymentResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchVoidPaymentsResponse: _TypeAlias = BatchVoidPaymentsResponse  # noqa: Y015
+
+@_typing.final
+class VoidPaymentResult(_message.Message):
+    """The outcome of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Code 0, or the error that the single call would have answered with."""
+
+    @_builtins.property
+    def response(self) -> Global___VoidPaymentResponse:
+        """Set when the code is 0."""
+
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        response: Global___VoidPaymentResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidPaymentResult: _TypeAlias = VoidPaymentResult  # noqa: Y015
+
+@_typing.final
+class PreviewPaymentRequest(_message.Message):
+    """Asks what an operation would do. The request_id may be left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECHARGE_FIELD_NUMBER: _builtins.int
+    WITHDRAW_FIELD_NUMBER: _builtins.int
+    TRANSFER_FIELD_NUMBER: _builtins.int
+    REFUND_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recharge(self) -> Global___RechargeRequest:
+        """A recharge."""
+
+    @_builtins.property
+    def withdraw(self) -> Global___WithdrawRequest:
+        """A withdrawal."""
+
+    @_builtins.property
+    def transfer(self) -> Global___TransferRequest:
+        """A transfer."""
+
+    @_builtins.property
+    def refund(self) -> Global___RefundRequest:
+        """A refund."""
+
+    def __init__(
+        self,
+        *,
+        recharge: Global___RechargeRequest | None = ...,
+        withdraw: Global___WithdrawRequest | None = ...,
+        transfer: Global___TransferRequest | None = ...,
+        refund: Global___RefundRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation", "recharge", b"recharge", "refund", b"refund", "transfer", b"transfer", "withdraw", b"withdraw"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["operation", b"operation", "recharge", b"recharge", "refund", b"refund", "transfer", b"transfer", "withdraw", b"withdraw"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["recharge", "withdraw", "transfer", "refund"]  # noqa: Y015
+    _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
+
+Global___PreviewPaymentRequest: _TypeAlias = PreviewPaymentRequest  # noqa: Y015
+
+@_typing.final
+class PreviewPaymentResponse(_message.Message):
+    """What it would do. What would be refused is refused with the same error."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_FIELD_NUMBER: _builtins.int
+    FEES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    POSTINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payment(self) -> _payment_pb2.Payment:
+        """The payment as it would stand right after intake, with its instructions; its ids exist nowhere."""
+
+    @_builtins.property
+    def fees(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewFee]:
+        """The fees."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewLimit]:
+        """The limits that apply."""
+
+    @_builtins.property
+    def postings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewPosting]:
+        """What would be booked at once."""
+
+    def __init__(
+        self,
+        *,
+        payment: _payment_pb2.Payment | None = ...,
+        fees: _abc.Iterable[Global___PreviewFee] | None = ...,
+        limits: _abc.Iterable[Global___PreviewLimit] | None = ...,
+        postings: _abc.Iterable[Global___PreviewPosting] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fees", b"fees", "limits", b"limits", "payment", b"payment", "postings", b"postings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewPaymentResponse: _TypeAlias = PreviewPaymentResponse  # noqa: Y015
+
+@_typing.final
+class PreviewFee(_message.Message):
+    """A fee of the rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    BORNE_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The rule's name."""
+    borne_by: _builtins.str
+    """"PAYER": on top of the amount; "PAYEE": out of it."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        borne_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "borne_by", b"borne_by", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewFee: _TypeAlias = PreviewFee  # noqa: Y015
+
+@_typing.final
+class PreviewLimit(_message.Message):
+    """A limit of the rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PER_FIELD_NUMBER: _builtins.int
+    MAX_AMOUNT_FIELD_NUMBER: _builtins.int
+    MAX_COUNT_FIELD_NUMBER: _builtins.int
+    USED_MINOR_FIELD_NUMBER: _builtins.int
+    USED_COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The rule's name."""
+    per: _builtins.str
+    """"payment" or "day"."""
+    max_count: _builtins.int
+    """How many payments; 0 where the count is not limited."""
+    used_minor: _builtins.int
+    """Paid so far within it, without this one."""
+    used_count: _builtins.int
+    """Payments so far within it, without this one."""
+    @_builtins.property
+    def max_amount(self) -> _money_pb2.Money:
+        """The most that may be paid; 0 where the amount is not limited."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        per: _builtins.str = ...,
+        max_amount: _money_pb2.Money | None = ...,
+        max_count: _builtins.int = ...,
+        used_minor: _builtins.int = ...,
+        used_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_amount", b"max_amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_amount", b"max_amount", "max_count", b"max_count", "name", b"name", "per", b"per", "used_count", b"used_count", "used_minor", b"used_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewLimit: _TypeAlias = PreviewLimit  # noqa: Y015
+
+@_typing.final
+class PreviewPosting(_message.Message):
+    """One entry that would be posted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """The slot it is posted on."""
+    owner_id: _builtins.str
+    """Whose account."""
+    account_kind: _payment_pb2.AccountKind.ValueType
+    """Of which kind."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """Positive is a credit."""
+
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        owner_id: _builtins.str = ...,
+        account_kind: _payment_pb2.AccountKind.ValueType = ...,
+        amount: _money_pb2.Money | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "amount", b"amount", "owner_id", b"owner_id", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewPosting: _TypeAlias = PreviewPosting  # noqa: Y015
+
+@_typing.final
+class GetPaymentTreeRequest(_message.Message):
+    """Asks for the payments of some sources."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def source_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The source_ids of one order's payments, all on one slot; 1 to 1000."""
+
+    def __init__(
+        self,
+        *,
+        source_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source_ids", b"source_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentTreeRequest: _TypeAlias = GetPaymentTreeRequest  # noqa: Y015
+
+@_typing.final
+class GetPaymentTreeResponse(_message.Message):
+    """All that pay_core did for them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENTS_FIELD_NUMBER: _builtins.int
+    JOURNALS_FIELD_NUMBER: _builtins.int
+    CASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payments(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Payment]:
+        """The payments with their instructions, oldest first."""
+
+    @_builtins.property
+    def journals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PaymentJournal]:
+        """Their journals, on every slot, oldest first."""
+
+    @_builtins.property
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Case]:
+        """Their cases."""
+
+    def __init__(
+        self,
+        *,
+        payments: _abc.Iterable[_payment_pb2.Payment] | None = ...,
+        journals: _abc.Iterable[Global___PaymentJournal] | None = ...,
+        cases: _abc.Iterable[_payment_pb2.Case] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "journals", b"journals", "payments", b"payments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPaymentTreeResponse: _TypeAlias = GetPaymentTreeResponse  # noqa: Y015
+
+@_typing.final
+class PaymentJournal(_message.Message):
+    """A journal with its entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNAL_ID_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
+    POST_TIME_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    journal_id: _builtins.str
+    """"jnl_…"."""
+    payment_id: _builtins.str
+    """The payment it belongs to."""
+    slot: _builtins.int
+    """The slot it balances on."""
+    accounting_date: _builtins.str
+    """The accounting date."""
+    @_builtins.property
+    def post_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was posted."""
+
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalLine]:
+        """Its entries."""
+
+    def __init__(
+        self,
+        *,
+        journal_id: _builtins.str = ...,
+        payment_id: _builtins.str = ...,
+        slot: _builtins.int = ...,
+        accounting_date: _builtins.str = ...,
+        post_time: _timestamp_pb2.Timestamp | None = ...,
+        lines: _abc.Iterable[Global___JournalLine] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["post_time", b"post_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting_date", b"accounting_date", "journal_id", b"journal_id", "lines", b"lines", "payment_id", b"payment_id", "post_time", b"post_time", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentJournal: _TypeAlias = PaymentJournal  # noqa: Y015
+
+@_typing.final
+class JournalLine(_message.Message):
+    """One entry of a journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    BALANCE_AFTER_MINOR_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """The account."""
+    owner_id: _builtins.str
+    """Whose it is."""
+    account_kind: _payment_pb2.AccountKind.ValueType
+    """What it is for."""
+    balance_after_minor: _builtins.int
+    """The balance after it."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """Positive is a credit."""
+
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        account_kind: _payment_pb2.AccountKind.ValueType = ...,
+        amount: _money_pb2.Money | None = ...,
+        balance_after_minor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "account_kind", b"account_kind", "amount", b"amount", "balance_after_minor", b"balance_after_minor", "owner_id", b"owner_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalLine: _TypeAlias = JournalLine  # noqa: Y015
+
+@_typing.final
+class GetRulesRequest(_message.Message):
+    """Asks for rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Which version; the active one where left out."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRulesRequest: _TypeAlias = GetRulesRequest  # noqa: Y015
+
+@_typing.final
+class GetRulesResponse(_message.Message):
+    """A version of the rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    ACTIVE_TIME_FIELD_NUMBER: _builtins.int
+    ACTIVE_VERSION_FIELD_NUMBER: _builtins.int
+    LOAD_ERROR_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its number."""
+    text: _builtins.str
+    """The file as it was loaded."""
+    sha256: _builtins.str
+    """SHA-256 of it, hexadecimal."""
+    active_version: _builtins.int
+    """The version that is active now in the process that answers."""
+    load_error: _builtins.str
+    """Why the file as it now is was not taken; empty where it was."""
+    @_builtins.property
+    def active_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became active."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        text: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        active_time: _timestamp_pb2.Timestamp | None = ...,
+        active_version: _builtins.int = ...,
+        load_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_time", b"active_time", "active_version", b"active_version", "load_error", b"load_error", "sha256", b"sha256", "text", b"text", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRulesResponse: _TypeAlias = GetRulesResponse  # noqa: Y015
+
+@_typing.final
+class GetCaseRequest(_message.Message):
+    """Asks for one case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    case_id: _builtins.str
+    """The case."""
+    def __init__(
+        self,
+        *,
+        case_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCaseRequest: _TypeAlias = GetCaseRequest  # noqa: Y015
+
+@_typing.final
+class GetCaseResponse(_message.Message):
+    """One case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def case(self) -> _payment_pb2.Case:
+        """The case."""
+
+    def __init__(
+        self,
+        *,
+        case: _payment_pb2.Case | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCaseResponse: _TypeAlias = GetCaseResponse  # noqa: Y015
+
+@_typing.final
+class ListCasesRequest(_message.Message):
+    """Asks for cases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    state: _payment_pb2.CaseState.ValueType
+    """Only in this state; all where left out."""
+    page_size: _builtins.int
+    """At most 200; 50 where left out."""
+    page_token: _builtins.str
+    """From the response before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        state: _payment_pb2.CaseState.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCasesRequest: _TypeAlias = ListCasesRequest  # noqa: Y015
+
+@_typing.final
+class ListCasesResponse(_message.Message):
+    """A page of cases, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Case]:
+        """The cases."""
+
+    def __init__(
+        self,
+        *,
+        cases: _abc.Iterable[_payment_pb2.Case] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCasesResponse: _TypeAlias = ListCasesResponse  # noqa: Y015
+
+@_typing.final
+class ResolveCaseRequest(_message.Message):
+    """Decides a case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    case_id: _builtins.str
+    """The case."""
+    resolution: _payment_pb2.CaseResolution.ValueType
+    """How."""
+    reason: _builtins.str
+    """Why; 1 to 255 characters."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        case_id: _builtins.str = ...,
+        resolution: _payment_pb2.CaseResolution.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "reason", b"reason", "request_id", b"request_id", "resolution", b"resolution"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveCaseRequest: _TypeAlias = ResolveCaseRequest  # noqa: Y015
+
+@_typing.final
+class ResolveCaseResponse(_message.Message):
+    """The decided case."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def case(self) -> _payment_pb2.Case:
+        """In state RESOLVED."""
+
+    def __init__(
+        self,
+        *,
+        case: _payment_pb2.Case | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case", b"case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveCaseResponse: _TypeAlias = ResolveCaseResponse  # noqa: Y015

@@ -76,6 +76,56 @@ class PayServiceStub:
                 request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchRefundRequest.SerializeToString,
                 response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchRefundResponse.FromString,
                 _registered_method=True)
+        self.CapturePayment = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/CapturePayment',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.CapturePaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.CapturePaymentResponse.FromString,
+                _registered_method=True)
+        self.BatchCapturePayments = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/BatchCapturePayments',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchCapturePaymentsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchCapturePaymentsResponse.FromString,
+                _registered_method=True)
+        self.VoidPayment = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/VoidPayment',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.VoidPaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.VoidPaymentResponse.FromString,
+                _registered_method=True)
+        self.BatchVoidPayments = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/BatchVoidPayments',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchVoidPaymentsRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchVoidPaymentsResponse.FromString,
+                _registered_method=True)
+        self.PreviewPayment = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/PreviewPayment',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.PreviewPaymentRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.PreviewPaymentResponse.FromString,
+                _registered_method=True)
+        self.GetPaymentTree = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/GetPaymentTree',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentTreeRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentTreeResponse.FromString,
+                _registered_method=True)
+        self.GetRules = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/GetRules',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetRulesRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetRulesResponse.FromString,
+                _registered_method=True)
+        self.GetCase = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/GetCase',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetCaseRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetCaseResponse.FromString,
+                _registered_method=True)
+        self.ListCases = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/ListCases',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ListCasesRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ListCasesResponse.FromString,
+                _registered_method=True)
+        self.ResolveCase = channel.unary_unary(
+                '/paymesh.pay.v1.PayService/ResolveCase',
+                request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ResolveCaseRequest.SerializeToString,
+                response_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ResolveCaseResponse.FromString,
+                _registered_method=True)
         self.GetPayment = channel.unary_unary(
                 '/paymesh.pay.v1.PayService/GetPayment',
                 request_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentRequest.SerializeToString,
@@ -154,6 +204,76 @@ class PayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CapturePayment(self, request, context):
+        """Takes the money of an AUTHORIZED transfer, in whole or in part, to its payees.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCapturePayments(self, request, context):
+        """CapturePayment, many at once; a status per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidPayment(self, request, context):
+        """Gives up what an AUTHORIZED transfer still reserves or holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchVoidPayments(self, request, context):
+        """VoidPayment, many at once; a status per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewPayment(self, request, context):
+        """What an operation would do: route, fees, limits and postings. No effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPaymentTree(self, request, context):
+        """The payments made for some sources of one order, with everything they did, as one consistent picture.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRules(self, request, context):
+        """A version of the rules, and which is active.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCase(self, request, context):
+        """One case.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCases(self, request, context):
+        """Cases, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveCase(self, request, context):
+        """Decides an open case.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPayment(self, request, context):
         """One payment with its instructions.
         """
@@ -217,6 +337,56 @@ def add_PayServiceServicer_to_server(servicer, server):
                     servicer.BatchRefund,
                     request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchRefundRequest.FromString,
                     response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchRefundResponse.SerializeToString,
+            ),
+            'CapturePayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CapturePayment,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.CapturePaymentRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.CapturePaymentResponse.SerializeToString,
+            ),
+            'BatchCapturePayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCapturePayments,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchCapturePaymentsRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchCapturePaymentsResponse.SerializeToString,
+            ),
+            'VoidPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidPayment,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.VoidPaymentRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.VoidPaymentResponse.SerializeToString,
+            ),
+            'BatchVoidPayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchVoidPayments,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchVoidPaymentsRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchVoidPaymentsResponse.SerializeToString,
+            ),
+            'PreviewPayment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewPayment,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.PreviewPaymentRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.PreviewPaymentResponse.SerializeToString,
+            ),
+            'GetPaymentTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPaymentTree,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentTreeRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentTreeResponse.SerializeToString,
+            ),
+            'GetRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRules,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetRulesRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetRulesResponse.SerializeToString,
+            ),
+            'GetCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCase,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetCaseRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetCaseResponse.SerializeToString,
+            ),
+            'ListCases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCases,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ListCasesRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ListCasesResponse.SerializeToString,
+            ),
+            'ResolveCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveCase,
+                    request_deserializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ResolveCaseRequest.FromString,
+                    response_serializer=paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ResolveCaseResponse.SerializeToString,
             ),
             'GetPayment': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPayment,
@@ -452,6 +622,276 @@ class PayService:
             '/paymesh.pay.v1.PayService/BatchRefund',
             paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchRefundRequest.SerializeToString,
             paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchRefundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CapturePayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/CapturePayment',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.CapturePaymentRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.CapturePaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCapturePayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/BatchCapturePayments',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchCapturePaymentsRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchCapturePaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/VoidPayment',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.VoidPaymentRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.VoidPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchVoidPayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/BatchVoidPayments',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchVoidPaymentsRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.BatchVoidPaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewPayment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/PreviewPayment',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.PreviewPaymentRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.PreviewPaymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPaymentTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/GetPaymentTree',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentTreeRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetPaymentTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/GetRules',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetRulesRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/GetCase',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetCaseRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.GetCaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/ListCases',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ListCasesRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ListCasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.pay.v1.PayService/ResolveCase',
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ResolveCaseRequest.SerializeToString,
+            paymesh_dot_pay_dot_v1_dot_pay__service__pb2.ResolveCaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,26 @@ class PayServiceStub:
     """Money of an earlier TRANSFER back by its original route."""
     BatchRefund: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.BatchRefundRequest, _pay_service_pb2.BatchRefundResponse]
     """Refund, many at once; a status per item."""
+    CapturePayment: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.CapturePaymentRequest, _pay_service_pb2.CapturePaymentResponse]
+    """Takes the money of an AUTHORIZED transfer, in whole or in part, to its payees."""
+    BatchCapturePayments: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.BatchCapturePaymentsRequest, _pay_service_pb2.BatchCapturePaymentsResponse]
+    """CapturePayment, many at once; a status per item."""
+    VoidPayment: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.VoidPaymentRequest, _pay_service_pb2.VoidPaymentResponse]
+    """Gives up what an AUTHORIZED transfer still reserves or holds."""
+    BatchVoidPayments: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.BatchVoidPaymentsRequest, _pay_service_pb2.BatchVoidPaymentsResponse]
+    """VoidPayment, many at once; a status per item."""
+    PreviewPayment: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.PreviewPaymentRequest, _pay_service_pb2.PreviewPaymentResponse]
+    """What an operation would do: route, fees, limits and postings. No effect."""
+    GetPaymentTree: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.GetPaymentTreeRequest, _pay_service_pb2.GetPaymentTreeResponse]
+    """The payments made for some sources of one order, with everything they did, as one consistent picture."""
+    GetRules: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.GetRulesRequest, _pay_service_pb2.GetRulesResponse]
+    """A version of the rules, and which is active."""
+    GetCase: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.GetCaseRequest, _pay_service_pb2.GetCaseResponse]
+    """One case."""
+    ListCases: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.ListCasesRequest, _pay_service_pb2.ListCasesResponse]
+    """Cases, newest first."""
+    ResolveCase: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.ResolveCaseRequest, _pay_service_pb2.ResolveCaseResponse]
+    """Decides an open case."""
     GetPayment: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.GetPaymentRequest, _pay_service_pb2.GetPaymentResponse]
     """One payment with its instructions."""
     BatchGetPayments: _grpc.UnaryUnaryMultiCallable[_pay_service_pb2.BatchGetPaymentsRequest, _pay_service_pb2.BatchGetPaymentsResponse]
@@ -81,6 +101,26 @@ class PayServiceAsyncStub(PayServiceStub):
     """Money of an earlier TRANSFER back by its original route."""
     BatchRefund: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.BatchRefundRequest, _pay_service_pb2.BatchRefundResponse]  # type: ignore[assignment]
     """Refund, many at once; a status per item."""
+    CapturePayment: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.CapturePaymentRequest, _pay_service_pb2.CapturePaymentResponse]  # type: ignore[assignment]
+    """Takes the money of an AUTHORIZED transfer, in whole or in part, to its payees."""
+    BatchCapturePayments: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.BatchCapturePaymentsRequest, _pay_service_pb2.BatchCapturePaymentsResponse]  # type: ignore[assignment]
+    """CapturePayment, many at once; a status per item."""
+    VoidPayment: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.VoidPaymentRequest, _pay_service_pb2.VoidPaymentResponse]  # type: ignore[assignment]
+    """Gives up what an AUTHORIZED transfer still reserves or holds."""
+    BatchVoidPayments: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.BatchVoidPaymentsRequest, _pay_service_pb2.BatchVoidPaymentsResponse]  # type: ignore[assignment]
+    """VoidPayment, many at once; a status per item."""
+    PreviewPayment: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.PreviewPaymentRequest, _pay_service_pb2.PreviewPaymentResponse]  # type: ignore[assignment]
+    """What an operation would do: route, fees, limits and postings. No effect."""
+    GetPaymentTree: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.GetPaymentTreeRequest, _pay_service_pb2.GetPaymentTreeResponse]  # type: ignore[assignment]
+    """The payments made for some sources of one order, with everything they did, as one consistent picture."""
+    GetRules: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.GetRulesRequest, _pay_service_pb2.GetRulesResponse]  # type: ignore[assignment]
+    """A version of the rules, and which is active."""
+    GetCase: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.GetCaseRequest, _pay_service_pb2.GetCaseResponse]  # type: ignore[assignment]
+    """One case."""
+    ListCases: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.ListCasesRequest, _pay_service_pb2.ListCasesResponse]  # type: ignore[assignment]
+    """Cases, newest first."""
+    ResolveCase: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.ResolveCaseRequest, _pay_service_pb2.ResolveCaseResponse]  # type: ignore[assignment]
+    """Decides an open case."""
     GetPayment: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.GetPaymentRequest, _pay_service_pb2.GetPaymentResponse]  # type: ignore[assignment]
     """One payment with its instructions."""
     BatchGetPayments: _aio.UnaryUnaryMultiCallable[_pay_service_pb2.BatchGetPaymentsRequest, _pay_service_pb2.BatchGetPaymentsResponse]  # type: ignore[assignment]
@@ -156,6 +196,86 @@ class PayServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pay_service_pb2.BatchRefundResponse, _abc.Awaitable[_pay_service_pb2.BatchRefundResponse]]:
         """Refund, many at once; a status per item."""
+
+    @_abc_1.abstractmethod
+    def CapturePayment(
+        self,
+        request: _pay_service_pb2.CapturePaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.CapturePaymentResponse, _abc.Awaitable[_pay_service_pb2.CapturePaymentResponse]]:
+        """Takes the money of an AUTHORIZED transfer, in whole or in part, to its payees."""
+
+    @_abc_1.abstractmethod
+    def BatchCapturePayments(
+        self,
+        request: _pay_service_pb2.BatchCapturePaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.BatchCapturePaymentsResponse, _abc.Awaitable[_pay_service_pb2.BatchCapturePaymentsResponse]]:
+        """CapturePayment, many at once; a status per item."""
+
+    @_abc_1.abstractmethod
+    def VoidPayment(
+        self,
+        request: _pay_service_pb2.VoidPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.VoidPaymentResponse, _abc.Awaitable[_pay_service_pb2.VoidPaymentResponse]]:
+        """Gives up what an AUTHORIZED transfer still reserves or holds."""
+
+    @_abc_1.abstractmethod
+    def BatchVoidPayments(
+        self,
+        request: _pay_service_pb2.BatchVoidPaymentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.BatchVoidPaymentsResponse, _abc.Awaitable[_pay_service_pb2.BatchVoidPaymentsResponse]]:
+        """VoidPayment, many at once; a status per item."""
+
+    @_abc_1.abstractmethod
+    def PreviewPayment(
+        self,
+        request: _pay_service_pb2.PreviewPaymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.PreviewPaymentResponse, _abc.Awaitable[_pay_service_pb2.PreviewPaymentResponse]]:
+        """What an operation would do: route, fees, limits and postings. No effect."""
+
+    @_abc_1.abstractmethod
+    def GetPaymentTree(
+        self,
+        request: _pay_service_pb2.GetPaymentTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.GetPaymentTreeResponse, _abc.Awaitable[_pay_service_pb2.GetPaymentTreeResponse]]:
+        """The payments made for some sources of one order, with everything they did, as one consistent picture."""
+
+    @_abc_1.abstractmethod
+    def GetRules(
+        self,
+        request: _pay_service_pb2.GetRulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.GetRulesResponse, _abc.Awaitable[_pay_service_pb2.GetRulesResponse]]:
+        """A version of the rules, and which is active."""
+
+    @_abc_1.abstractmethod
+    def GetCase(
+        self,
+        request: _pay_service_pb2.GetCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.GetCaseResponse, _abc.Awaitable[_pay_service_pb2.GetCaseResponse]]:
+        """One case."""
+
+    @_abc_1.abstractmethod
+    def ListCases(
+        self,
+        request: _pay_service_pb2.ListCasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.ListCasesResponse, _abc.Awaitable[_pay_service_pb2.ListCasesResponse]]:
+        """Cases, newest first."""
+
+    @_abc_1.abstractmethod
+    def ResolveCase(
+        self,
+        request: _pay_service_pb2.ResolveCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pay_service_pb2.ResolveCaseResponse, _abc.Awaitable[_pay_service_pb2.ResolveCaseResponse]]:
+        """Decides an open case."""
 
     @_abc_1.abstractmethod
     def GetPayment(

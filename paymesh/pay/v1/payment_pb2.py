@@ -26,35 +26,51 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaymesh/pay/v1/payment.proto\x12\x0epaymesh.pay.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\xa1\x01\n\x07\x46unding\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x31\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32\x1e.paymesh.pay.v1.BalanceFundingH\x00\x12\x31\n\x07\x63hannel\x18\x03 \x01(\x0b\x32\x1e.paymesh.pay.v1.ChannelFundingH\x00\x42\x06\n\x04tool\"\x10\n\x0e\x42\x61lanceFunding\"0\n\x0e\x43hannelFunding\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\"v\n\x05Payee\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x31\n\x0c\x61\x63\x63ount_kind\x18\x02 \x01(\x0e\x32\x1b.paymesh.pay.v1.AccountKind\x12(\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.Money\"\xf2\x02\n\x0bInstruction\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x05\x12,\n\tdirection\x18\x03 \x01(\x0e\x32\x19.paymesh.pay.v1.Direction\x12\x31\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32!.paymesh.pay.v1.InstructionAction\x12\x0c\n\x04tool\x18\x05 \x01(\t\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .paymesh.pay.v1.InstructionState\x12(\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x10\n\x08owner_id\x18\x08 \x01(\t\x12\x0f\n\x07\x63hannel\x18\t \x01(\t\x12\x18\n\x10\x63hannel_order_id\x18\n \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0b \x01(\t\x12\x1f\n\x17reverses_instruction_id\x18\x0c \x01(\t\"\xe3\x03\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12,\n\toperation\x18\x03 \x01(\x0e\x32\x19.paymesh.pay.v1.Operation\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.paymesh.pay.v1.PaymentState\x12\x10\n\x08payer_id\x18\x05 \x01(\t\x12(\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x11\n\tsource_id\x18\x07 \x01(\t\x12\x1b\n\x13original_payment_id\x18\x08 \x01(\t\x12\x16\n\x0erefunded_minor\x18\t \x01(\x03\x12\x17\n\x0frefunding_minor\x18\n \x01(\x03\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0b \x01(\t\x12\x31\n\x0cinstructions\x18\x0c \x03(\x0b\x32\x1b.paymesh.pay.v1.Instruction\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0f \x01(\x03*\x84\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x16\n\x12OPERATION_RECHARGE\x10\x01\x12\x16\n\x12OPERATION_WITHDRAW\x10\x02\x12\x16\n\x12OPERATION_TRANSFER\x10\x03\x12\x14\n\x10OPERATION_REFUND\x10\x04*\x9f\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAYMENT_STATE_PROCESSING\x10\x01\x12\x1b\n\x17PAYMENT_STATE_REVERSING\x10\x02\x12\x1b\n\x17PAYMENT_STATE_SUCCEEDED\x10\x03\x12\x18\n\x14PAYMENT_STATE_FAILED\x10\x04*T\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_FORWARD\x10\x01\x12\x15\n\x11\x44IRECTION_REVERSE\x10\x02*x\n\x11InstructionAction\x12\"\n\x1eINSTRUCTION_ACTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aINSTRUCTION_ACTION_COLLECT\x10\x01\x12\x1f\n\x1bINSTRUCTION_ACTION_DISBURSE\x10\x02*\xb2\x01\n\x10InstructionState\x12!\n\x1dINSTRUCTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTRUCTION_STATE_INIT\x10\x01\x12 \n\x1cINSTRUCTION_STATE_PROCESSING\x10\x02\x12\x1f\n\x1bINSTRUCTION_STATE_SUCCEEDED\x10\x03\x12\x1c\n\x18INSTRUCTION_STATE_FAILED\x10\x04*\xe2\x01\n\x0b\x41\x63\x63ountKind\x12\x1c\n\x18\x41\x43\x43OUNT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43OUNT_KIND_USER\x10\x01\x12\x19\n\x15\x41\x43\x43OUNT_KIND_MERCHANT\x10\x02\x12\x19\n\x15\x41\x43\x43OUNT_KIND_EXTERNAL\x10\x03\x12\x19\n\x15\x41\x43\x43OUNT_KIND_CLEARING\x10\x04\x12\x1b\n\x17\x41\x43\x43OUNT_KIND_IN_TRANSIT\x10\x05\x12\x15\n\x11\x41\x43\x43OUNT_KIND_FEES\x10\x06\x12\x19\n\x15\x41\x43\x43OUNT_KIND_SUSPENSE\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaymesh/pay/v1/payment.proto\x12\x0epaymesh.pay.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\x83\x02\n\x07\x46unding\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x31\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32\x1e.paymesh.pay.v1.BalanceFundingH\x00\x12\x31\n\x07\x63hannel\x18\x03 \x01(\x0b\x32\x1e.paymesh.pay.v1.ChannelFundingH\x00\x12/\n\x06\x63oupon\x18\x04 \x01(\x0b\x32\x1d.paymesh.pay.v1.CouponFundingH\x00\x12/\n\x06points\x18\x05 \x01(\x0b\x32\x1d.paymesh.pay.v1.PointsFundingH\x00\x42\x06\n\x04tool\"\"\n\rCouponFunding\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\"\x0f\n\rPointsFunding\"\x10\n\x0e\x42\x61lanceFunding\"`\n\x0e\x43hannelFunding\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12.\n\ninstrument\x18\x03 \x01(\x0e\x32\x1a.paymesh.pay.v1.Instrument\"\x89\x01\n\x05Payee\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x31\n\x0c\x61\x63\x63ount_kind\x18\x02 \x01(\x0e\x32\x1b.paymesh.pay.v1.AccountKind\x12(\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x11\n\treference\x18\x04 \x01(\t\"\xd8\x04\n\x0bInstruction\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x05\x12,\n\tdirection\x18\x03 \x01(\x0e\x32\x19.paymesh.pay.v1.Direction\x12\x31\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32!.paymesh.pay.v1.InstructionAction\x12\x0c\n\x04tool\x18\x05 \x01(\t\x12/\n\x05state\x18\x06 \x01(\x0e\x32 .paymesh.pay.v1.InstructionState\x12(\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x10\n\x08owner_id\x18\x08 \x01(\t\x12\x0f\n\x07\x63hannel\x18\t \x01(\t\x12\x18\n\x10\x63hannel_order_id\x18\n \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0b \x01(\t\x12\x1f\n\x17reverses_instruction_id\x18\x0c \x01(\t\x12\x1e\n\x16reserve_instruction_id\x18\r \x01(\t\x12\x11\n\treference\x18\x0e \x01(\t\x12\x12\n\nunit_count\x18\x0f \x01(\x03\x12\x13\n\x0bmoved_minor\x18\x10 \x01(\x03\x12\x12\n\nattempt_no\x18\x11 \x01(\x05\x12\x31\n\x0c\x61\x63\x63ount_kind\x18\x12 \x01(\x0e\x32\x1b.paymesh.pay.v1.AccountKind\x12.\n\ninstrument\x18\x13 \x01(\x0e\x32\x1a.paymesh.pay.v1.Instrument\x12\x11\n\tcoupon_id\x18\x14 \x01(\t\"\xc7\x05\n\x07Payment\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12,\n\toperation\x18\x03 \x01(\x0e\x32\x19.paymesh.pay.v1.Operation\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.paymesh.pay.v1.PaymentState\x12\x10\n\x08payer_id\x18\x05 \x01(\t\x12(\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x11\n\tsource_id\x18\x07 \x01(\t\x12\x1b\n\x13original_payment_id\x18\x08 \x01(\t\x12\x16\n\x0erefunded_minor\x18\t \x01(\x03\x12\x17\n\x0frefunding_minor\x18\n \x01(\x03\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0b \x01(\t\x12\x31\n\x0cinstructions\x18\x0c \x03(\x0b\x32\x1b.paymesh.pay.v1.Instruction\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inish_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x0f \x01(\x03\x12\x37\n\x0fsettlement_mode\x18\x10 \x01(\x0e\x32\x1e.paymesh.pay.v1.SettlementMode\x12\x16\n\x0e\x63\x61ptured_minor\x18\x11 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrules_version\x18\x13 \x01(\x05\x12\x17\n\x0f\x61\x63\x63ounting_date\x18\x14 \x01(\t\x12\x17\n\x0fpayer_fee_minor\x18\x15 \x01(\x03\x12\x17\n\x0fpayee_fee_minor\x18\x16 \x01(\x03\"\xda\x03\n\x04\x43\x61se\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12&\n\x04type\x18\x03 \x01(\x0e\x32\x18.paymesh.pay.v1.CaseType\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.paymesh.pay.v1.CaseState\x12\x12\n\npayment_id\x18\x05 \x01(\t\x12\x16\n\x0einstruction_id\x18\x06 \x01(\t\x12(\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\r\n\x05owner\x18\x08 \x01(\t\x12\x10\n\x08\x65vidence\x18\t \x01(\t\x12\x32\n\nresolution\x18\n \x01(\x0e\x32\x1e.paymesh.pay.v1.CaseResolution\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x13\n\x0bresolved_by\x18\x0c \x01(\t\x12\x1d\n\x15resolution_payment_id\x18\r \x01(\t\x12-\n\topen_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cresolve_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x10 \x01(\x03*\x84\x01\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x16\n\x12OPERATION_RECHARGE\x10\x01\x12\x16\n\x12OPERATION_WITHDRAW\x10\x02\x12\x16\n\x12OPERATION_TRANSFER\x10\x03\x12\x14\n\x10OPERATION_REFUND\x10\x04*\xd7\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAYMENT_STATE_PROCESSING\x10\x01\x12\x1b\n\x17PAYMENT_STATE_REVERSING\x10\x02\x12\x1b\n\x17PAYMENT_STATE_SUCCEEDED\x10\x03\x12\x18\n\x14PAYMENT_STATE_FAILED\x10\x04\x12\x1c\n\x18PAYMENT_STATE_AUTHORIZED\x10\x05\x12\x18\n\x14PAYMENT_STATE_VOIDED\x10\x06*\x8b\x01\n\x0eSettlementMode\x12\x1f\n\x1bSETTLEMENT_MODE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SETTLEMENT_MODE_IMMEDIATE\x10\x01\x12\x1d\n\x19SETTLEMENT_MODE_AUTHORIZE\x10\x02\x12\x1a\n\x16SETTLEMENT_MODE_ESCROW\x10\x03*q\n\nInstrument\x12\x1a\n\x16INSTRUMENT_UNSPECIFIED\x10\x00\x12\x13\n\x0fINSTRUMENT_CARD\x10\x01\x12\x1b\n\x17INSTRUMENT_BANK_ACCOUNT\x10\x02\x12\x15\n\x11INSTRUMENT_WALLET\x10\x03*T\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44IRECTION_FORWARD\x10\x01\x12\x15\n\x11\x44IRECTION_REVERSE\x10\x02*\xb8\x01\n\x11InstructionAction\x12\"\n\x1eINSTRUCTION_ACTION_UNSPECIFIED\x10\x00\x12\x1e\n\x1aINSTRUCTION_ACTION_COLLECT\x10\x01\x12\x1f\n\x1bINSTRUCTION_ACTION_DISBURSE\x10\x02\x12\x1e\n\x1aINSTRUCTION_ACTION_RESERVE\x10\x03\x12\x1e\n\x1aINSTRUCTION_ACTION_RELEASE\x10\x04*\xb2\x01\n\x10InstructionState\x12!\n\x1dINSTRUCTION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16INSTRUCTION_STATE_INIT\x10\x01\x12 \n\x1cINSTRUCTION_STATE_PROCESSING\x10\x02\x12\x1f\n\x1bINSTRUCTION_STATE_SUCCEEDED\x10\x03\x12\x1c\n\x18INSTRUCTION_STATE_FAILED\x10\x04*\xe9\x02\n\x0b\x41\x63\x63ountKind\x12\x1c\n\x18\x41\x43\x43OUNT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43OUNT_KIND_USER\x10\x01\x12\x19\n\x15\x41\x43\x43OUNT_KIND_MERCHANT\x10\x02\x12\x19\n\x15\x41\x43\x43OUNT_KIND_EXTERNAL\x10\x03\x12\x19\n\x15\x41\x43\x43OUNT_KIND_CLEARING\x10\x04\x12\x1b\n\x17\x41\x43\x43OUNT_KIND_IN_TRANSIT\x10\x05\x12\x15\n\x11\x41\x43\x43OUNT_KIND_FEES\x10\x06\x12\x19\n\x15\x41\x43\x43OUNT_KIND_SUSPENSE\x10\x07\x12\x17\n\x13\x41\x43\x43OUNT_KIND_ESCROW\x10\x08\x12\x1a\n\x16\x41\x43\x43OUNT_KIND_MARKETING\x10\t\x12\x17\n\x13\x41\x43\x43OUNT_KIND_COUPON\x10\n\x12\x17\n\x13\x41\x43\x43OUNT_KIND_POINTS\x10\x0b\x12\x1e\n\x1a\x41\x43\x43OUNT_KIND_POINTS_ISSUED\x10\x0c*}\n\x08\x43\x61seType\x12\x19\n\x15\x43\x41SE_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x43\x41SE_TYPE_REVERSAL_FAILED\x10\x01\x12\x1c\n\x18\x43\x41SE_TYPE_RELEASE_FAILED\x10\x02\x12\x19\n\x15\x43\x41SE_TYPE_OVERPAYMENT\x10\x03*U\n\tCaseState\x12\x1a\n\x16\x43\x41SE_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41SE_STATE_OPEN\x10\x01\x12\x17\n\x13\x43\x41SE_STATE_RESOLVED\x10\x02*\x88\x01\n\x0e\x43\x61seResolution\x12\x1f\n\x1b\x43\x41SE_RESOLUTION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43\x41SE_RESOLUTION_RETRY\x10\x01\x12\x1e\n\x1a\x43\x41SE_RESOLUTION_TO_BALANCE\x10\x02\x12\x1a\n\x16\x43\x41SE_RESOLUTION_ACCEPT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.pay.v1.payment_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATION']._serialized_start=1324
-  _globals['_OPERATION']._serialized_end=1456
-  _globals['_PAYMENTSTATE']._serialized_start=1459
-  _globals['_PAYMENTSTATE']._serialized_end=1618
-  _globals['_DIRECTION']._serialized_start=1620
-  _globals['_DIRECTION']._serialized_end=1704
-  _globals['_INSTRUCTIONACTION']._serialized_start=1706
-  _globals['_INSTRUCTIONACTION']._serialized_end=1826
-  _globals['_INSTRUCTIONSTATE']._serialized_start=1829
-  _globals['_INSTRUCTIONSTATE']._serialized_end=2007
-  _globals['_ACCOUNTKIND']._serialized_start=2010
-  _globals['_ACCOUNTKIND']._serialized_end=2236
+  _globals['_OPERATION']._serialized_start=2478
+  _globals['_OPERATION']._serialized_end=2610
+  _globals['_PAYMENTSTATE']._serialized_start=2613
+  _globals['_PAYMENTSTATE']._serialized_end=2828
+  _globals['_SETTLEMENTMODE']._serialized_start=2831
+  _globals['_SETTLEMENTMODE']._serialized_end=2970
+  _globals['_INSTRUMENT']._serialized_start=2972
+  _globals['_INSTRUMENT']._serialized_end=3085
+  _globals['_DIRECTION']._serialized_start=3087
+  _globals['_DIRECTION']._serialized_end=3171
+  _globals['_INSTRUCTIONACTION']._serialized_start=3174
+  _globals['_INSTRUCTIONACTION']._serialized_end=3358
+  _globals['_INSTRUCTIONSTATE']._serialized_start=3361
+  _globals['_INSTRUCTIONSTATE']._serialized_end=3539
+  _globals['_ACCOUNTKIND']._serialized_start=3542
+  _globals['_ACCOUNTKIND']._serialized_end=3903
+  _globals['_CASETYPE']._serialized_start=3905
+  _globals['_CASETYPE']._serialized_end=4030
+  _globals['_CASESTATE']._serialized_start=4032
+  _globals['_CASESTATE']._serialized_end=4117
+  _globals['_CASERESOLUTION']._serialized_start=4120
+  _globals['_CASERESOLUTION']._serialized_end=4256
   _globals['_FUNDING']._serialized_start=113
-  _globals['_FUNDING']._serialized_end=274
-  _globals['_BALANCEFUNDING']._serialized_start=276
-  _globals['_BALANCEFUNDING']._serialized_end=292
-  _globals['_CHANNELFUNDING']._serialized_start=294
-  _globals['_CHANNELFUNDING']._serialized_end=342
-  _globals['_PAYEE']._serialized_start=344
-  _globals['_PAYEE']._serialized_end=462
-  _globals['_INSTRUCTION']._serialized_start=465
-  _globals['_INSTRUCTION']._serialized_end=835
-  _globals['_PAYMENT']._serialized_start=838
-  _globals['_PAYMENT']._serialized_end=1321
+  _globals['_FUNDING']._serialized_end=372
+  _globals['_COUPONFUNDING']._serialized_start=374
+  _globals['_COUPONFUNDING']._serialized_end=408
+  _globals['_POINTSFUNDING']._serialized_start=410
+  _globals['_POINTSFUNDING']._serialized_end=425
+  _globals['_BALANCEFUNDING']._serialized_start=427
+  _globals['_BALANCEFUNDING']._serialized_end=443
+  _globals['_CHANNELFUNDING']._serialized_start=445
+  _globals['_CHANNELFUNDING']._serialized_end=541
+  _globals['_PAYEE']._serialized_start=544
+  _globals['_PAYEE']._serialized_end=681
+  _globals['_INSTRUCTION']._serialized_start=684
+  _globals['_INSTRUCTION']._serialized_end=1284
+  _globals['_PAYMENT']._serialized_start=1287
+  _globals['_PAYMENT']._serialized_end=1998
+  _globals['_CASE']._serialized_start=2001
+  _globals['_CASE']._serialized_end=2475
 # @@protoc_insertion_point(module_scope)

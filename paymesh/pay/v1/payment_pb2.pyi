@@ -69,6 +69,10 @@ class _PaymentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PaymentS
     """All instructions succeeded. Terminal."""
     PAYMENT_STATE_FAILED: _PaymentState.ValueType  # 4
     """Nothing was moved, or all was given back. Terminal."""
+    PAYMENT_STATE_AUTHORIZED: _PaymentState.ValueType  # 5
+    """The money is reserved, or held in escrow: CapturePayment or VoidPayment decides."""
+    PAYMENT_STATE_VOIDED: _PaymentState.ValueType  # 6
+    """Everything reserved or held was given back; nothing was captured. Terminal."""
 
 class PaymentState(_PaymentState, metaclass=_PaymentStateEnumTypeWrapper):
     """Where a payment is in its life."""
@@ -83,7 +87,67 @@ PAYMENT_STATE_SUCCEEDED: PaymentState.ValueType  # 3
 """All instructions succeeded. Terminal."""
 PAYMENT_STATE_FAILED: PaymentState.ValueType  # 4
 """Nothing was moved, or all was given back. Terminal."""
+PAYMENT_STATE_AUTHORIZED: PaymentState.ValueType  # 5
+"""The money is reserved, or held in escrow: CapturePayment or VoidPayment decides."""
+PAYMENT_STATE_VOIDED: PaymentState.ValueType  # 6
+"""Everything reserved or held was given back; nothing was captured. Terminal."""
 Global___PaymentState: _TypeAlias = PaymentState  # noqa: Y015
+
+class _SettlementMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SettlementModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SettlementMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SETTLEMENT_MODE_UNSPECIFIED: _SettlementMode.ValueType  # 0
+    """As IMMEDIATE."""
+    SETTLEMENT_MODE_IMMEDIATE: _SettlementMode.ValueType  # 1
+    """At once."""
+    SETTLEMENT_MODE_AUTHORIZE: _SettlementMode.ValueType  # 2
+    """It is only reserved at the payer's tools; a capture moves it."""
+    SETTLEMENT_MODE_ESCROW: _SettlementMode.ValueType  # 3
+    """It is taken from the payer and held by the platform; a capture passes it on."""
+
+class SettlementMode(_SettlementMode, metaclass=_SettlementModeEnumTypeWrapper):
+    """When a transfer's money reaches its payees."""
+
+SETTLEMENT_MODE_UNSPECIFIED: SettlementMode.ValueType  # 0
+"""As IMMEDIATE."""
+SETTLEMENT_MODE_IMMEDIATE: SettlementMode.ValueType  # 1
+"""At once."""
+SETTLEMENT_MODE_AUTHORIZE: SettlementMode.ValueType  # 2
+"""It is only reserved at the payer's tools; a capture moves it."""
+SETTLEMENT_MODE_ESCROW: SettlementMode.ValueType  # 3
+"""It is taken from the payer and held by the platform; a capture passes it on."""
+Global___SettlementMode: _TypeAlias = SettlementMode  # noqa: Y015
+
+class _Instrument:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InstrumentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instrument.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INSTRUMENT_UNSPECIFIED: _Instrument.ValueType  # 0
+    """Not said: the funding names its channel."""
+    INSTRUMENT_CARD: _Instrument.ValueType  # 1
+    """A payment card."""
+    INSTRUMENT_BANK_ACCOUNT: _Instrument.ValueType  # 2
+    """A bank account."""
+    INSTRUMENT_WALLET: _Instrument.ValueType  # 3
+    """An external wallet: the customer confirms there."""
+
+class Instrument(_Instrument, metaclass=_InstrumentEnumTypeWrapper):
+    """What kind of thing outside a channel moves money from or to."""
+
+INSTRUMENT_UNSPECIFIED: Instrument.ValueType  # 0
+"""Not said: the funding names its channel."""
+INSTRUMENT_CARD: Instrument.ValueType  # 1
+"""A payment card."""
+INSTRUMENT_BANK_ACCOUNT: Instrument.ValueType  # 2
+"""A bank account."""
+INSTRUMENT_WALLET: Instrument.ValueType  # 3
+"""An external wallet: the customer confirms there."""
+Global___Instrument: _TypeAlias = Instrument  # noqa: Y015
 
 class _Direction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -121,6 +185,10 @@ class _InstructionActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ins
     """Brings money in."""
     INSTRUCTION_ACTION_DISBURSE: _InstructionAction.ValueType  # 2
     """Sends money out."""
+    INSTRUCTION_ACTION_RESERVE: _InstructionAction.ValueType  # 3
+    """Keeps money at its tool for this payment; nothing moves."""
+    INSTRUCTION_ACTION_RELEASE: _InstructionAction.ValueType  # 4
+    """Gives a reserve up."""
 
 class InstructionAction(_InstructionAction, metaclass=_InstructionActionEnumTypeWrapper):
     """What an instruction does, seen from the payment's clearing account."""
@@ -131,6 +199,10 @@ INSTRUCTION_ACTION_COLLECT: InstructionAction.ValueType  # 1
 """Brings money in."""
 INSTRUCTION_ACTION_DISBURSE: InstructionAction.ValueType  # 2
 """Sends money out."""
+INSTRUCTION_ACTION_RESERVE: InstructionAction.ValueType  # 3
+"""Keeps money at its tool for this payment; nothing moves."""
+INSTRUCTION_ACTION_RELEASE: InstructionAction.ValueType  # 4
+"""Gives a reserve up."""
 Global___InstructionAction: _TypeAlias = InstructionAction  # noqa: Y015
 
 class _InstructionState:
@@ -187,6 +259,16 @@ class _AccountKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountKi
     """Fees earned. One per slot."""
     ACCOUNT_KIND_SUSPENSE: _AccountKind.ValueType  # 7
     """Money that could not be put where it belongs. One per slot."""
+    ACCOUNT_KIND_ESCROW: _AccountKind.ValueType  # 8
+    """Money taken from payers and held until a capture. One per slot."""
+    ACCOUNT_KIND_MARKETING: _AccountKind.ValueType  # 9
+    """What the platform spends on its coupons and on points (negative). One per slot."""
+    ACCOUNT_KIND_COUPON: _AccountKind.ValueType  # 10
+    """Coupons funded by payees, of payments under way. Zero when all are terminal. One per slot."""
+    ACCOUNT_KIND_POINTS: _AccountKind.ValueType  # 11
+    """A user's points; unit "PTS", exponent 0. Never below zero."""
+    ACCOUNT_KIND_POINTS_ISSUED: _AccountKind.ValueType  # 12
+    """The other side of all points (negative: so many are out). One per slot."""
 
 class AccountKind(_AccountKind, metaclass=_AccountKindEnumTypeWrapper):
     """What an account is for."""
@@ -207,7 +289,97 @@ ACCOUNT_KIND_FEES: AccountKind.ValueType  # 6
 """Fees earned. One per slot."""
 ACCOUNT_KIND_SUSPENSE: AccountKind.ValueType  # 7
 """Money that could not be put where it belongs. One per slot."""
+ACCOUNT_KIND_ESCROW: AccountKind.ValueType  # 8
+"""Money taken from payers and held until a capture. One per slot."""
+ACCOUNT_KIND_MARKETING: AccountKind.ValueType  # 9
+"""What the platform spends on its coupons and on points (negative). One per slot."""
+ACCOUNT_KIND_COUPON: AccountKind.ValueType  # 10
+"""Coupons funded by payees, of payments under way. Zero when all are terminal. One per slot."""
+ACCOUNT_KIND_POINTS: AccountKind.ValueType  # 11
+"""A user's points; unit "PTS", exponent 0. Never below zero."""
+ACCOUNT_KIND_POINTS_ISSUED: AccountKind.ValueType  # 12
+"""The other side of all points (negative: so many are out). One per slot."""
 Global___AccountKind: _TypeAlias = AccountKind  # noqa: Y015
+
+class _CaseType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CaseTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaseType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CASE_TYPE_UNSPECIFIED: _CaseType.ValueType  # 0
+    """Never stored."""
+    CASE_TYPE_REVERSAL_FAILED: _CaseType.ValueType  # 1
+    """Money of a failed payment could not be given back by its route."""
+    CASE_TYPE_RELEASE_FAILED: _CaseType.ValueType  # 2
+    """A reserve outside could not be given up."""
+    CASE_TYPE_OVERPAYMENT: _CaseType.ValueType  # 3
+    """More came in than was asked for; the excess lies in suspense."""
+
+class CaseType(_CaseType, metaclass=_CaseTypeEnumTypeWrapper):
+    """Why a case was opened."""
+
+CASE_TYPE_UNSPECIFIED: CaseType.ValueType  # 0
+"""Never stored."""
+CASE_TYPE_REVERSAL_FAILED: CaseType.ValueType  # 1
+"""Money of a failed payment could not be given back by its route."""
+CASE_TYPE_RELEASE_FAILED: CaseType.ValueType  # 2
+"""A reserve outside could not be given up."""
+CASE_TYPE_OVERPAYMENT: CaseType.ValueType  # 3
+"""More came in than was asked for; the excess lies in suspense."""
+Global___CaseType: _TypeAlias = CaseType  # noqa: Y015
+
+class _CaseState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CaseStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaseState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CASE_STATE_UNSPECIFIED: _CaseState.ValueType  # 0
+    """Never stored."""
+    CASE_STATE_OPEN: _CaseState.ValueType  # 1
+    """Somebody must decide."""
+    CASE_STATE_RESOLVED: _CaseState.ValueType  # 2
+    """Decided, with a reason. Terminal."""
+
+class CaseState(_CaseState, metaclass=_CaseStateEnumTypeWrapper):
+    """Where a case is."""
+
+CASE_STATE_UNSPECIFIED: CaseState.ValueType  # 0
+"""Never stored."""
+CASE_STATE_OPEN: CaseState.ValueType  # 1
+"""Somebody must decide."""
+CASE_STATE_RESOLVED: CaseState.ValueType  # 2
+"""Decided, with a reason. Terminal."""
+Global___CaseState: _TypeAlias = CaseState  # noqa: Y015
+
+class _CaseResolution:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CaseResolutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CaseResolution.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CASE_RESOLUTION_UNSPECIFIED: _CaseResolution.ValueType  # 0
+    """Not decided."""
+    CASE_RESOLUTION_RETRY: _CaseResolution.ValueType  # 1
+    """The route is tried again."""
+    CASE_RESOLUTION_TO_BALANCE: _CaseResolution.ValueType  # 2
+    """The money goes to the payer's balance."""
+    CASE_RESOLUTION_ACCEPT: _CaseResolution.ValueType  # 3
+    """It is accepted as it is: money that cannot be given back goes to suspense."""
+
+class CaseResolution(_CaseResolution, metaclass=_CaseResolutionEnumTypeWrapper):
+    """How a case is decided."""
+
+CASE_RESOLUTION_UNSPECIFIED: CaseResolution.ValueType  # 0
+"""Not decided."""
+CASE_RESOLUTION_RETRY: CaseResolution.ValueType  # 1
+"""The route is tried again."""
+CASE_RESOLUTION_TO_BALANCE: CaseResolution.ValueType  # 2
+"""The money goes to the payer's balance."""
+CASE_RESOLUTION_ACCEPT: CaseResolution.ValueType  # 3
+"""It is accepted as it is: money that cannot be given back goes to suspense."""
+Global___CaseResolution: _TypeAlias = CaseResolution  # noqa: Y015
 
 @_typing.final
 class Funding(_message.Message):
@@ -218,6 +390,8 @@ class Funding(_message.Message):
     AMOUNT_FIELD_NUMBER: _builtins.int
     BALANCE_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    COUPON_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much; at most one funding of a payment may leave it out: it takes the rest."""
@@ -230,22 +404,71 @@ class Funding(_message.Message):
     def channel(self) -> Global___ChannelFunding:
         """Something outside, through a channel."""
 
+    @_builtins.property
+    def coupon(self) -> Global___CouponFunding:
+        """One of the payer's coupons."""
+
+    @_builtins.property
+    def points(self) -> Global___PointsFunding:
+        """The payer's points, at the rate of the rules."""
+
     def __init__(
         self,
         *,
         amount: _money_pb2.Money | None = ...,
         balance: Global___BalanceFunding | None = ...,
         channel: Global___ChannelFunding | None = ...,
+        coupon: Global___CouponFunding | None = ...,
+        points: Global___PointsFunding | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "channel", b"channel", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "channel", b"channel", "coupon", b"coupon", "points", b"points", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "channel", b"channel", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "channel", b"channel", "coupon", b"coupon", "points", b"points", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["balance", "channel"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["balance", "channel", "coupon", "points"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
 Global___Funding: _TypeAlias = Funding  # noqa: Y015
+
+@_typing.final
+class CouponFunding(_message.Message):
+    """A coupon; it pays at most its face value, and is used up by it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPON_ID_FIELD_NUMBER: _builtins.int
+    coupon_id: _builtins.str
+    """"cpn_…"; owned by the payer."""
+    def __init__(
+        self,
+        *,
+        coupon_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupon_id", b"coupon_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CouponFunding: _TypeAlias = CouponFunding  # noqa: Y015
+
+@_typing.final
+class PointsFunding(_message.Message):
+    """The payer's points."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PointsFunding: _TypeAlias = PointsFunding  # noqa: Y015
 
 @_typing.final
 class BalanceFunding(_message.Message):
@@ -266,25 +489,29 @@ Global___BalanceFunding: _TypeAlias = BalanceFunding  # noqa: Y015
 
 @_typing.final
 class ChannelFunding(_message.Message):
-    """A card or bank account outside."""
+    """A card, bank account or wallet outside."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
-    """The channel to use, e.g. "sandbox_card"."""
+    """The channel to use, e.g. "sandbox_card"; empty to let the rules choose by instrument."""
     token: _builtins.str
     """Vault token of the card or bank account; never its number."""
+    instrument: Global___Instrument.ValueType
+    """What kind of thing the token stands for; required where no channel is named."""
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
         token: _builtins.str = ...,
+        instrument: Global___Instrument.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "instrument", b"instrument", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,10 +526,13 @@ class Payee(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     owner_id: _builtins.str
     """The owner of the account to credit."""
     account_kind: Global___AccountKind.ValueType
     """USER or MERCHANT."""
+    reference: _builtins.str
+    """The caller's name for this part, by which it can be refunded alone; optional; at most 64 characters."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much."""
@@ -313,10 +543,11 @@ class Payee(_message.Message):
         owner_id: _builtins.str = ...,
         account_kind: Global___AccountKind.ValueType = ...,
         amount: _money_pb2.Money | None = ...,
+        reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "amount", b"amount", "owner_id", b"owner_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "amount", b"amount", "owner_id", b"owner_id", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,6 +571,14 @@ class Instruction(_message.Message):
     CHANNEL_ORDER_ID_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
     REVERSES_INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    RESERVE_INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    MOVED_MINOR_FIELD_NUMBER: _builtins.int
+    ATTEMPT_NO_FIELD_NUMBER: _builtins.int
+    ACCOUNT_KIND_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_FIELD_NUMBER: _builtins.int
+    COUPON_ID_FIELD_NUMBER: _builtins.int
     instruction_id: _builtins.str
     """"ins_…"."""
     seq: _builtins.int
@@ -347,9 +586,9 @@ class Instruction(_message.Message):
     direction: Global___Direction.ValueType
     """FORWARD or REVERSE."""
     action: Global___InstructionAction.ValueType
-    """COLLECT or DISBURSE."""
+    """What it does."""
     tool: _builtins.str
-    """The tool that carries it out: "balance" or "channel"."""
+    """The tool that carries it out, e.g. "balance" or "channel"."""
     state: Global___InstructionState.ValueType
     """Its state."""
     owner_id: _builtins.str
@@ -362,6 +601,22 @@ class Instruction(_message.Message):
     """Why it failed, as a reason constant."""
     reverses_instruction_id: _builtins.str
     """The forward instruction this one undoes, or the one of the original payment this one gives back."""
+    reserve_instruction_id: _builtins.str
+    """The RESERVE that a COLLECT takes from, or that a RELEASE gives up."""
+    reference: _builtins.str
+    """The payee's reference that it belongs to."""
+    unit_count: _builtins.int
+    """In the tool's own unit, where it has one: points."""
+    moved_minor: _builtins.int
+    """What was really moved, where a channel moved another amount than asked for; 0 otherwise."""
+    attempt_no: _builtins.int
+    """Counts from 1: a REVERSE instruction that failed is tried again as another one."""
+    account_kind: Global___AccountKind.ValueType
+    """Which kind of account, for tool balance."""
+    instrument: Global___Instrument.ValueType
+    """For tool channel: what its token stands for."""
+    coupon_id: _builtins.str
+    """For tool coupon: the coupon."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much."""
@@ -381,10 +636,18 @@ class Instruction(_message.Message):
         channel_order_id: _builtins.str = ...,
         failure_reason: _builtins.str = ...,
         reverses_instruction_id: _builtins.str = ...,
+        reserve_instruction_id: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        unit_count: _builtins.int = ...,
+        moved_minor: _builtins.int = ...,
+        attempt_no: _builtins.int = ...,
+        account_kind: Global___AccountKind.ValueType = ...,
+        instrument: Global___Instrument.ValueType = ...,
+        coupon_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "amount", b"amount", "channel", b"channel", "channel_order_id", b"channel_order_id", "direction", b"direction", "failure_reason", b"failure_reason", "instruction_id", b"instruction_id", "owner_id", b"owner_id", "reverses_instruction_id", b"reverses_instruction_id", "seq", b"seq", "state", b"state", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_kind", b"account_kind", "action", b"action", "amount", b"amount", "attempt_no", b"attempt_no", "channel", b"channel", "channel_order_id", b"channel_order_id", "coupon_id", b"coupon_id", "direction", b"direction", "failure_reason", b"failure_reason", "instruction_id", b"instruction_id", "instrument", b"instrument", "moved_minor", b"moved_minor", "owner_id", b"owner_id", "reference", b"reference", "reserve_instruction_id", b"reserve_instruction_id", "reverses_instruction_id", b"reverses_instruction_id", "seq", b"seq", "state", b"state", "tool", b"tool", "unit_count", b"unit_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,6 +674,13 @@ class Payment(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SETTLEMENT_MODE_FIELD_NUMBER: _builtins.int
+    CAPTURED_MINOR_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_DATE_FIELD_NUMBER: _builtins.int
+    PAYER_FEE_MINOR_FIELD_NUMBER: _builtins.int
+    PAYEE_FEE_MINOR_FIELD_NUMBER: _builtins.int
     payment_id: _builtins.str
     """"pay_…"; carries the slot of the order it belongs to."""
     biz_id: _builtins.str
@@ -433,6 +703,18 @@ class Payment(_message.Message):
     """Why it failed, as a reason constant."""
     version: _builtins.int
     """Steps by one with each change."""
+    settlement_mode: Global___SettlementMode.ValueType
+    """When its money reaches the payees."""
+    captured_minor: _builtins.int
+    """Of AUTHORIZE and ESCROW: captured so far."""
+    rules_version: _builtins.int
+    """The version of the rules it was decided by."""
+    accounting_date: _builtins.str
+    """The accounting date it belongs to, fixed at intake, e.g. "2026-11-22"."""
+    payer_fee_minor: _builtins.int
+    """Fees on top of the amount, borne by the payer."""
+    payee_fee_minor: _builtins.int
+    """Fees out of the amount, borne by the payees."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """The whole."""
@@ -448,6 +730,10 @@ class Payment(_message.Message):
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When it became terminal."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Of AUTHORIZED: when it is voided by itself."""
 
     def __init__(
         self,
@@ -467,11 +753,106 @@ class Payment(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        settlement_mode: Global___SettlementMode.ValueType = ...,
+        captured_minor: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        rules_version: _builtins.int = ...,
+        accounting_date: _builtins.str = ...,
+        payer_fee_minor: _builtins.int = ...,
+        payee_fee_minor: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "finish_time", b"finish_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "biz_id", b"biz_id", "create_time", b"create_time", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "instructions", b"instructions", "operation", b"operation", "original_payment_id", b"original_payment_id", "payer_id", b"payer_id", "payment_id", b"payment_id", "refunded_minor", b"refunded_minor", "refunding_minor", b"refunding_minor", "source_id", b"source_id", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting_date", b"accounting_date", "amount", b"amount", "biz_id", b"biz_id", "captured_minor", b"captured_minor", "create_time", b"create_time", "expire_time", b"expire_time", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "instructions", b"instructions", "operation", b"operation", "original_payment_id", b"original_payment_id", "payee_fee_minor", b"payee_fee_minor", "payer_fee_minor", b"payer_fee_minor", "payer_id", b"payer_id", "payment_id", b"payment_id", "refunded_minor", b"refunded_minor", "refunding_minor", b"refunding_minor", "rules_version", b"rules_version", "settlement_mode", b"settlement_mode", "source_id", b"source_id", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Payment: _TypeAlias = Payment  # noqa: Y015
+
+@_typing.final
+class Case(_message.Message):
+    """Something about a payment that a person must decide."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CASE_ID_FIELD_NUMBER: _builtins.int
+    BIZ_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RESOLVED_BY_FIELD_NUMBER: _builtins.int
+    RESOLUTION_PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    case_id: _builtins.str
+    """"cas_…"."""
+    biz_id: _builtins.str
+    """The business id it belongs to."""
+    type: Global___CaseType.ValueType
+    """Why it was opened."""
+    state: Global___CaseState.ValueType
+    """Where it is."""
+    payment_id: _builtins.str
+    """The payment."""
+    instruction_id: _builtins.str
+    """The instruction."""
+    owner: _builtins.str
+    """Who looks after it, e.g. "payment-operations"."""
+    evidence: _builtins.str
+    """What was seen, as a reason constant."""
+    resolution: Global___CaseResolution.ValueType
+    """How it was decided."""
+    reason: _builtins.str
+    """Why, in the decider's words."""
+    resolved_by: _builtins.str
+    """Who decided: the authenticated caller."""
+    resolution_payment_id: _builtins.str
+    """The payment that carries the decision out, where that is a new one."""
+    version: _builtins.int
+    """Steps by one with each change."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """The money in question."""
+
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided."""
+
+    def __init__(
+        self,
+        *,
+        case_id: _builtins.str = ...,
+        biz_id: _builtins.str = ...,
+        type: Global___CaseType.ValueType = ...,
+        state: Global___CaseState.ValueType = ...,
+        payment_id: _builtins.str = ...,
+        instruction_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        owner: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        resolution: Global___CaseResolution.ValueType = ...,
+        reason: _builtins.str = ...,
+        resolved_by: _builtins.str = ...,
+        resolution_payment_id: _builtins.str = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "open_time", b"open_time", "resolve_time", b"resolve_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "biz_id", b"biz_id", "case_id", b"case_id", "evidence", b"evidence", "instruction_id", b"instruction_id", "open_time", b"open_time", "owner", b"owner", "payment_id", b"payment_id", "reason", b"reason", "resolution", b"resolution", "resolution_payment_id", b"resolution_payment_id", "resolve_time", b"resolve_time", "resolved_by", b"resolved_by", "state", b"state", "type", b"type", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Case: _TypeAlias = Case  # noqa: Y015

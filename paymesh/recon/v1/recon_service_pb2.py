@@ -26,7 +26,7 @@ from paymesh.common.v1 import options_pb2 as paymesh_dot_common_dot_v1_dot_optio
 from paymesh.recon.v1 import break_pb2 as paymesh_dot_recon_dot_v1_dot_break__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$paymesh/recon/v1/recon_service.proto\x12\x10paymesh.recon.v1\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/recon/v1/break.proto\"#\n\x0fGetBreakRequest\x12\x10\n\x08\x62reak_id\x18\x01 \x01(\t\":\n\x10GetBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"g\n\x11ListBreaksRequest\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.paymesh.recon.v1.BreakState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x12ListBreaksResponse\x12\'\n\x06\x62reaks\x18\x01 \x03(\x0b\x32\x17.paymesh.recon.v1.Break\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x11\x43loseBreakRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x62reak_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x12\x43loseBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"\x18\n\x16GetReconSummaryRequest\"a\n\x17GetReconSummaryResponse\x12,\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1c.paymesh.recon.v1.MatchCount\x12\x18\n\x10open_break_count\x18\x02 \x01(\x03\"{\n\nMatchCount\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x15\n\rmatched_count\x18\x02 \x01(\x03\x12\x15\n\rwaiting_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x62roken_count\x18\x04 \x01(\x03\x32\x93\x03\n\x0cReconService\x12W\n\x08GetBreak\x12!.paymesh.recon.v1.GetBreakRequest\x1a\".paymesh.recon.v1.GetBreakResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nListBreaks\x12#.paymesh.recon.v1.ListBreaksRequest\x1a$.paymesh.recon.v1.ListBreaksResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nCloseBreak\x12#.paymesh.recon.v1.CloseBreakRequest\x1a$.paymesh.recon.v1.CloseBreakResponse\"\x04\xa0\xbb\x18\x02\x12l\n\x0fGetReconSummary\x12(.paymesh.recon.v1.GetReconSummaryRequest\x1a).paymesh.recon.v1.GetReconSummaryResponse\"\x04\xa0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$paymesh/recon/v1/recon_service.proto\x12\x10paymesh.recon.v1\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/recon/v1/break.proto\"#\n\x0fGetBreakRequest\x12\x10\n\x08\x62reak_id\x18\x01 \x01(\t\":\n\x10GetBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"w\n\x11ListBreaksRequest\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.paymesh.recon.v1.BreakState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x04 \x01(\t\"V\n\x12ListBreaksResponse\x12\'\n\x06\x62reaks\x18\x01 \x03(\x0b\x32\x17.paymesh.recon.v1.Break\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x11\x43loseBreakRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x62reak_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x12\x43loseBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"\x18\n\x16GetReconSummaryRequest\"a\n\x17GetReconSummaryResponse\x12,\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1c.paymesh.recon.v1.MatchCount\x12\x18\n\x10open_break_count\x18\x02 \x01(\x03\"{\n\nMatchCount\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x15\n\rmatched_count\x18\x02 \x01(\x03\x12\x15\n\rwaiting_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x62roken_count\x18\x04 \x01(\x03\x32\x93\x03\n\x0cReconService\x12W\n\x08GetBreak\x12!.paymesh.recon.v1.GetBreakRequest\x1a\".paymesh.recon.v1.GetBreakResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nListBreaks\x12#.paymesh.recon.v1.ListBreaksRequest\x1a$.paymesh.recon.v1.ListBreaksResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nCloseBreak\x12#.paymesh.recon.v1.CloseBreakRequest\x1a$.paymesh.recon.v1.CloseBreakResponse\"\x04\xa0\xbb\x18\x02\x12l\n\x0fGetReconSummary\x12(.paymesh.recon.v1.GetReconSummaryRequest\x1a).paymesh.recon.v1.GetReconSummaryResponse\"\x04\xa0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,19 +46,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETBREAKRESPONSE']._serialized_start=158
   _globals['_GETBREAKRESPONSE']._serialized_end=216
   _globals['_LISTBREAKSREQUEST']._serialized_start=218
-  _globals['_LISTBREAKSREQUEST']._serialized_end=321
-  _globals['_LISTBREAKSRESPONSE']._serialized_start=323
-  _globals['_LISTBREAKSRESPONSE']._serialized_end=409
-  _globals['_CLOSEBREAKREQUEST']._serialized_start=411
-  _globals['_CLOSEBREAKREQUEST']._serialized_end=484
-  _globals['_CLOSEBREAKRESPONSE']._serialized_start=486
-  _globals['_CLOSEBREAKRESPONSE']._serialized_end=546
-  _globals['_GETRECONSUMMARYREQUEST']._serialized_start=548
-  _globals['_GETRECONSUMMARYREQUEST']._serialized_end=572
-  _globals['_GETRECONSUMMARYRESPONSE']._serialized_start=574
-  _globals['_GETRECONSUMMARYRESPONSE']._serialized_end=671
-  _globals['_MATCHCOUNT']._serialized_start=673
-  _globals['_MATCHCOUNT']._serialized_end=796
-  _globals['_RECONSERVICE']._serialized_start=799
-  _globals['_RECONSERVICE']._serialized_end=1202
+  _globals['_LISTBREAKSREQUEST']._serialized_end=337
+  _globals['_LISTBREAKSRESPONSE']._serialized_start=339
+  _globals['_LISTBREAKSRESPONSE']._serialized_end=425
+  _globals['_CLOSEBREAKREQUEST']._serialized_start=427
+  _globals['_CLOSEBREAKREQUEST']._serialized_end=500
+  _globals['_CLOSEBREAKRESPONSE']._serialized_start=502
+  _globals['_CLOSEBREAKRESPONSE']._serialized_end=562
+  _globals['_GETRECONSUMMARYREQUEST']._serialized_start=564
+  _globals['_GETRECONSUMMARYREQUEST']._serialized_end=588
+  _globals['_GETRECONSUMMARYRESPONSE']._serialized_start=590
+  _globals['_GETRECONSUMMARYRESPONSE']._serialized_end=687
+  _globals['_MATCHCOUNT']._serialized_start=689
+  _globals['_MATCHCOUNT']._serialized_end=812
+  _globals['_RECONSERVICE']._serialized_start=815
+  _globals['_RECONSERVICE']._serialized_end=1218
 # @@protoc_insertion_point(module_scope)

@@ -68,22 +68,26 @@ class ListBreaksRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BIZ_ID_FIELD_NUMBER: _builtins.int
     state: _break_pb2.BreakState.ValueType
     """Only in this state; all where left out."""
     page_size: _builtins.int
     """At most 200; 50 where left out."""
     page_token: _builtins.str
     """From the response before; empty for the first page."""
+    biz_id: _builtins.str
+    """Only of this business id."""
     def __init__(
         self,
         *,
         state: _break_pb2.BreakState.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        biz_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["biz_id", b"biz_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

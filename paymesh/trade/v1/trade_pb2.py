@@ -26,35 +26,43 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaymesh/trade/v1/trade.proto\x12\x10paymesh.trade.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\xc7\x01\n\tPayMethod\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x30\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32\x1d.paymesh.trade.v1.BalanceToolH\x00\x12*\n\x04\x63\x61rd\x18\x03 \x01(\x0b\x32\x1a.paymesh.trade.v1.CardToolH\x00\x12*\n\x04\x62\x61nk\x18\x04 \x01(\x0b\x32\x1a.paymesh.trade.v1.BankToolH\x00\x42\x06\n\x04tool\"\r\n\x0b\x42\x61lanceTool\"\x1e\n\x08\x43\x61rdTool\x12\x12\n\ncard_token\x18\x01 \x01(\t\"\x1e\n\x08\x42\x61nkTool\x12\x12\n\nbank_token\x18\x01 \x01(\t\"g\n\tTradeLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.paymesh.common.v1.Money\"\x8f\x01\n\nPayAttempt\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x12\n\nattempt_no\x18\x02 \x01(\x05\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.paymesh.trade.v1.AttemptState\x12\x12\n\npayment_id\x18\x04 \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\t\"\x85\x01\n\rTradeRelation\x12\x15\n\rroot_trade_id\x18\x01 \x01(\t\x12\x17\n\x0fparent_trade_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63hild_trade_id\x18\x03 \x01(\t\x12,\n\x04kind\x18\x04 \x01(\x0e\x32\x1e.paymesh.trade.v1.RelationKind\"\xf3\x04\n\x05Trade\x12\x10\n\x08trade_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12/\n\ntrade_type\x18\x03 \x01(\x0e\x32\x1b.paymesh.trade.v1.TradeType\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.paymesh.trade.v1.TradeState\x12\x10\n\x08\x62uyer_id\x18\x05 \x01(\t\x12\x10\n\x08payee_id\x18\x06 \x01(\t\x12\x19\n\x11merchant_order_no\x18\x07 \x01(\t\x12\r\n\x05scene\x18\x08 \x01(\t\x12(\n\x06\x61mount\x18\t \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x16\n\x0erefunded_minor\x18\n \x01(\x03\x12\x18\n\x10refundable_minor\x18\x0b \x01(\x03\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tpaid_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x10 \x01(\x03\x12*\n\x05lines\x18\x11 \x03(\x0b\x32\x1b.paymesh.trade.v1.TradeLine\x12.\n\x08\x61ttempts\x18\x12 \x03(\x0b\x32\x1c.paymesh.trade.v1.PayAttempt\x12\x32\n\trelations\x18\x13 \x03(\x0b\x32\x1f.paymesh.trade.v1.TradeRelation*\xa5\x01\n\tTradeType\x12\x1a\n\x16TRADE_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRADE_TYPE_PURCHASE\x10\x01\x12\x15\n\x11TRADE_TYPE_TOP_UP\x10\x02\x12\x17\n\x13TRADE_TYPE_CASH_OUT\x10\x03\x12\x1c\n\x18TRADE_TYPE_PEER_TRANSFER\x10\x04\x12\x15\n\x11TRADE_TYPE_REFUND\x10\x05*\xa0\x01\n\nTradeState\x12\x1b\n\x17TRADE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRADE_STATE_CREATED\x10\x01\x12\x16\n\x12TRADE_STATE_PAYING\x10\x02\x12\x14\n\x10TRADE_STATE_PAID\x10\x03\x12\x16\n\x12TRADE_STATE_FAILED\x10\x04\x12\x16\n\x12TRADE_STATE_CLOSED\x10\x05*\xba\x01\n\x0cRelationKind\x12\x1d\n\x19RELATION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14RELATION_KIND_MERGED\x10\x01\x12\x17\n\x13RELATION_KIND_SPLIT\x10\x02\x12\x1b\n\x17RELATION_KIND_REFUND_OF\x10\x03\x12\x1b\n\x17RELATION_KIND_REPAIR_OF\x10\x04\x12\x1e\n\x1aRELATION_KIND_DUPLICATE_OF\x10\x05*~\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41TTEMPT_STATE_PAYING\x10\x01\x12\x1b\n\x17\x41TTEMPT_STATE_EFFECTIVE\x10\x02\x12\x18\n\x14\x41TTEMPT_STATE_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaymesh/trade/v1/trade.proto\x12\x10paymesh.trade.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\xd7\x02\n\tPayMethod\x12(\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x30\n\x07\x62\x61lance\x18\x02 \x01(\x0b\x32\x1d.paymesh.trade.v1.BalanceToolH\x00\x12*\n\x04\x63\x61rd\x18\x03 \x01(\x0b\x32\x1a.paymesh.trade.v1.CardToolH\x00\x12*\n\x04\x62\x61nk\x18\x04 \x01(\x0b\x32\x1a.paymesh.trade.v1.BankToolH\x00\x12.\n\x06wallet\x18\x05 \x01(\x0b\x32\x1c.paymesh.trade.v1.WalletToolH\x00\x12.\n\x06\x63oupon\x18\x06 \x01(\x0b\x32\x1c.paymesh.trade.v1.CouponToolH\x00\x12.\n\x06points\x18\x07 \x01(\x0b\x32\x1c.paymesh.trade.v1.PointsToolH\x00\x42\x06\n\x04tool\"\"\n\nWalletTool\x12\x14\n\x0cwallet_token\x18\x01 \x01(\t\"\x1f\n\nCouponTool\x12\x11\n\tcoupon_id\x18\x01 \x01(\t\"\x0c\n\nPointsTool\"\x90\x01\n\tTradePart\x12\x10\n\x08payee_id\x18\x01 \x01(\t\x12(\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x19\n\x11merchant_order_no\x18\x03 \x01(\t\x12,\n\x08\x64ue_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\r\n\x0b\x42\x61lanceTool\"\x1e\n\x08\x43\x61rdTool\x12\x12\n\ncard_token\x18\x01 \x01(\t\"\x1e\n\x08\x42\x61nkTool\x12\x12\n\nbank_token\x18\x01 \x01(\t\"g\n\tTradeLine\x12\x0b\n\x03sku\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12,\n\nunit_price\x18\x04 \x01(\x0b\x32\x18.paymesh.common.v1.Money\"\xd2\x01\n\nPayAttempt\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x12\n\nattempt_no\x18\x02 \x01(\x05\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.paymesh.trade.v1.AttemptState\x12\x12\n\npayment_id\x18\x04 \x01(\t\x12\x16\n\x0e\x66\x61ilure_reason\x18\x05 \x01(\t\x12(\n\x06\x61mount\x18\x06 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x17\n\x0f\x61waits_customer\x18\x07 \x01(\x08\"\x85\x01\n\rTradeRelation\x12\x15\n\rroot_trade_id\x18\x01 \x01(\t\x12\x17\n\x0fparent_trade_id\x18\x02 \x01(\t\x12\x16\n\x0e\x63hild_trade_id\x18\x03 \x01(\t\x12,\n\x04kind\x18\x04 \x01(\x0e\x32\x1e.paymesh.trade.v1.RelationKind\"\xff\x05\n\x05Trade\x12\x10\n\x08trade_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12/\n\ntrade_type\x18\x03 \x01(\x0e\x32\x1b.paymesh.trade.v1.TradeType\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.paymesh.trade.v1.TradeState\x12\x10\n\x08\x62uyer_id\x18\x05 \x01(\t\x12\x10\n\x08payee_id\x18\x06 \x01(\t\x12\x19\n\x11merchant_order_no\x18\x07 \x01(\t\x12\r\n\x05scene\x18\x08 \x01(\t\x12(\n\x06\x61mount\x18\t \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x16\n\x0erefunded_minor\x18\n \x01(\x03\x12\x18\n\x10refundable_minor\x18\x0b \x01(\x03\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tpaid_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\x10 \x01(\x03\x12*\n\x05lines\x18\x11 \x03(\x0b\x32\x1b.paymesh.trade.v1.TradeLine\x12.\n\x08\x61ttempts\x18\x12 \x03(\x0b\x32\x1c.paymesh.trade.v1.PayAttempt\x12\x32\n\trelations\x18\x13 \x03(\x0b\x32\x1f.paymesh.trade.v1.TradeRelation\x12\x12\n\npaid_minor\x18\x14 \x01(\x03\x12\x16\n\x0egroup_trade_id\x18\x15 \x01(\t\x12\x17\n\x0fparent_trade_id\x18\x16 \x01(\t\x12\x0f\n\x07purpose\x18\x17 \x01(\t\x12\x34\n\x10hold_expire_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x8f\x03\n\tTradeType\x12\x1a\n\x16TRADE_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRADE_TYPE_PURCHASE\x10\x01\x12\x15\n\x11TRADE_TYPE_TOP_UP\x10\x02\x12\x17\n\x13TRADE_TYPE_CASH_OUT\x10\x03\x12\x1c\n\x18TRADE_TYPE_PEER_TRANSFER\x10\x04\x12\x15\n\x11TRADE_TYPE_REFUND\x10\x05\x12 \n\x1cTRADE_TYPE_PRE_AUTHORIZATION\x10\x06\x12\x15\n\x11TRADE_TYPE_ESCROW\x10\x07\x12\x1e\n\x1aTRADE_TYPE_INSTALMENT_PLAN\x10\x08\x12\x19\n\x15TRADE_TYPE_INSTALMENT\x10\t\x12\x1d\n\x19TRADE_TYPE_MERGED_PAYMENT\x10\n\x12\x1d\n\x19TRADE_TYPE_SPLIT_PURCHASE\x10\x0b\x12\x19\n\x15TRADE_TYPE_SPLIT_PART\x10\x0c\x12\x1b\n\x17TRADE_TYPE_PART_PAYMENT\x10\r*\xf6\x01\n\nTradeState\x12\x1b\n\x17TRADE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRADE_STATE_CREATED\x10\x01\x12\x16\n\x12TRADE_STATE_PAYING\x10\x02\x12\x14\n\x10TRADE_STATE_PAID\x10\x03\x12\x16\n\x12TRADE_STATE_FAILED\x10\x04\x12\x16\n\x12TRADE_STATE_CLOSED\x10\x05\x12\x1a\n\x16TRADE_STATE_AUTHORIZED\x10\x06\x12\x18\n\x14TRADE_STATE_SETTLING\x10\x07\x12\x1e\n\x1aTRADE_STATE_PARTIALLY_PAID\x10\x08*\xdb\x01\n\x0cRelationKind\x12\x1d\n\x19RELATION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14RELATION_KIND_MERGED\x10\x01\x12\x17\n\x13RELATION_KIND_SPLIT\x10\x02\x12\x1b\n\x17RELATION_KIND_REFUND_OF\x10\x03\x12\x1b\n\x17RELATION_KIND_REPAIR_OF\x10\x04\x12\x1e\n\x1aRELATION_KIND_DUPLICATE_OF\x10\x05\x12\x1f\n\x1bRELATION_KIND_INSTALMENT_OF\x10\x06*\xb8\x01\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x41TTEMPT_STATE_PAYING\x10\x01\x12\x1b\n\x17\x41TTEMPT_STATE_EFFECTIVE\x10\x02\x12\x18\n\x14\x41TTEMPT_STATE_FAILED\x10\x03\x12\x1c\n\x18\x41TTEMPT_STATE_AUTHORIZED\x10\x04\x12\x1a\n\x16\x41TTEMPT_STATE_RETURNED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.trade.v1.trade_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRADETYPE']._serialized_start=1413
-  _globals['_TRADETYPE']._serialized_end=1578
-  _globals['_TRADESTATE']._serialized_start=1581
-  _globals['_TRADESTATE']._serialized_end=1741
-  _globals['_RELATIONKIND']._serialized_start=1744
-  _globals['_RELATIONKIND']._serialized_end=1930
-  _globals['_ATTEMPTSTATE']._serialized_start=1932
-  _globals['_ATTEMPTSTATE']._serialized_end=2058
+  _globals['_TRADETYPE']._serialized_start=1994
+  _globals['_TRADETYPE']._serialized_end=2393
+  _globals['_TRADESTATE']._serialized_start=2396
+  _globals['_TRADESTATE']._serialized_end=2642
+  _globals['_RELATIONKIND']._serialized_start=2645
+  _globals['_RELATIONKIND']._serialized_end=2864
+  _globals['_ATTEMPTSTATE']._serialized_start=2867
+  _globals['_ATTEMPTSTATE']._serialized_end=3051
   _globals['_PAYMETHOD']._serialized_start=115
-  _globals['_PAYMETHOD']._serialized_end=314
-  _globals['_BALANCETOOL']._serialized_start=316
-  _globals['_BALANCETOOL']._serialized_end=329
-  _globals['_CARDTOOL']._serialized_start=331
-  _globals['_CARDTOOL']._serialized_end=361
-  _globals['_BANKTOOL']._serialized_start=363
-  _globals['_BANKTOOL']._serialized_end=393
-  _globals['_TRADELINE']._serialized_start=395
-  _globals['_TRADELINE']._serialized_end=498
-  _globals['_PAYATTEMPT']._serialized_start=501
-  _globals['_PAYATTEMPT']._serialized_end=644
-  _globals['_TRADERELATION']._serialized_start=647
-  _globals['_TRADERELATION']._serialized_end=780
-  _globals['_TRADE']._serialized_start=783
-  _globals['_TRADE']._serialized_end=1410
+  _globals['_PAYMETHOD']._serialized_end=458
+  _globals['_WALLETTOOL']._serialized_start=460
+  _globals['_WALLETTOOL']._serialized_end=494
+  _globals['_COUPONTOOL']._serialized_start=496
+  _globals['_COUPONTOOL']._serialized_end=527
+  _globals['_POINTSTOOL']._serialized_start=529
+  _globals['_POINTSTOOL']._serialized_end=541
+  _globals['_TRADEPART']._serialized_start=544
+  _globals['_TRADEPART']._serialized_end=688
+  _globals['_BALANCETOOL']._serialized_start=690
+  _globals['_BALANCETOOL']._serialized_end=703
+  _globals['_CARDTOOL']._serialized_start=705
+  _globals['_CARDTOOL']._serialized_end=735
+  _globals['_BANKTOOL']._serialized_start=737
+  _globals['_BANKTOOL']._serialized_end=767
+  _globals['_TRADELINE']._serialized_start=769
+  _globals['_TRADELINE']._serialized_end=872
+  _globals['_PAYATTEMPT']._serialized_start=875
+  _globals['_PAYATTEMPT']._serialized_end=1085
+  _globals['_TRADERELATION']._serialized_start=1088
+  _globals['_TRADERELATION']._serialized_end=1221
+  _globals['_TRADE']._serialized_start=1224
+  _globals['_TRADE']._serialized_end=1991
 # @@protoc_insertion_point(module_scope)

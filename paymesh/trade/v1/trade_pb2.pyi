@@ -39,6 +39,22 @@ class _TradeTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TradeType.V
     """A user pays another user from the own balance."""
     TRADE_TYPE_REFUND: _TradeType.ValueType  # 5
     """Money of an earlier trade goes back, in whole or in part; made by RefundTrade only."""
+    TRADE_TYPE_PRE_AUTHORIZATION: _TradeType.ValueType  # 6
+    """A merchant reserves a buyer's money, and takes it, all or part, or lets it go."""
+    TRADE_TYPE_ESCROW: _TradeType.ValueType  # 7
+    """A buyer pays; the money is held until the buyer confirms, and then goes to the merchant."""
+    TRADE_TYPE_INSTALMENT_PLAN: _TradeType.ValueType  # 8
+    """An order paid in several instalments with due dates."""
+    TRADE_TYPE_INSTALMENT: _TradeType.ValueType  # 9
+    """One instalment of a plan; made with it."""
+    TRADE_TYPE_MERGED_PAYMENT: _TradeType.ValueType  # 10
+    """One payment for several orders of a buyer."""
+    TRADE_TYPE_SPLIT_PURCHASE: _TradeType.ValueType  # 11
+    """One order and one payment, settled to several merchants."""
+    TRADE_TYPE_SPLIT_PART: _TradeType.ValueType  # 12
+    """One merchant's part of a split purchase; made with it."""
+    TRADE_TYPE_PART_PAYMENT: _TradeType.ValueType  # 13
+    """A part of an order that is paid in parts of any size; made by PayTrade."""
 
 class TradeType(_TradeType, metaclass=_TradeTypeEnumTypeWrapper):
     """What kind of business a trade is. Each type is declared as data in trade_core."""
@@ -55,6 +71,22 @@ TRADE_TYPE_PEER_TRANSFER: TradeType.ValueType  # 4
 """A user pays another user from the own balance."""
 TRADE_TYPE_REFUND: TradeType.ValueType  # 5
 """Money of an earlier trade goes back, in whole or in part; made by RefundTrade only."""
+TRADE_TYPE_PRE_AUTHORIZATION: TradeType.ValueType  # 6
+"""A merchant reserves a buyer's money, and takes it, all or part, or lets it go."""
+TRADE_TYPE_ESCROW: TradeType.ValueType  # 7
+"""A buyer pays; the money is held until the buyer confirms, and then goes to the merchant."""
+TRADE_TYPE_INSTALMENT_PLAN: TradeType.ValueType  # 8
+"""An order paid in several instalments with due dates."""
+TRADE_TYPE_INSTALMENT: TradeType.ValueType  # 9
+"""One instalment of a plan; made with it."""
+TRADE_TYPE_MERGED_PAYMENT: TradeType.ValueType  # 10
+"""One payment for several orders of a buyer."""
+TRADE_TYPE_SPLIT_PURCHASE: TradeType.ValueType  # 11
+"""One order and one payment, settled to several merchants."""
+TRADE_TYPE_SPLIT_PART: TradeType.ValueType  # 12
+"""One merchant's part of a split purchase; made with it."""
+TRADE_TYPE_PART_PAYMENT: TradeType.ValueType  # 13
+"""A part of an order that is paid in parts of any size; made by PayTrade."""
 Global___TradeType: _TypeAlias = TradeType  # noqa: Y015
 
 class _TradeState:
@@ -74,7 +106,13 @@ class _TradeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TradeState
     TRADE_STATE_FAILED: _TradeState.ValueType  # 4
     """The payment operation failed for good, and the type allows no further attempt. Terminal."""
     TRADE_STATE_CLOSED: _TradeState.ValueType  # 5
-    """Cancelled or expired without payment. Terminal."""
+    """Cancelled or expired without payment, or voided. Over; only a late success of a type that re-opens changes it."""
+    TRADE_STATE_AUTHORIZED: _TradeState.ValueType  # 6
+    """The money is reserved or held: CaptureTrade or VoidTrade decides."""
+    TRADE_STATE_SETTLING: _TradeState.ValueType  # 7
+    """A capture or void is under way."""
+    TRADE_STATE_PARTIALLY_PAID: _TradeState.ValueType  # 8
+    """Some of its parts are paid."""
 
 class TradeState(_TradeState, metaclass=_TradeStateEnumTypeWrapper):
     """Where a trade is in its life."""
@@ -90,7 +128,13 @@ TRADE_STATE_PAID: TradeState.ValueType  # 3
 TRADE_STATE_FAILED: TradeState.ValueType  # 4
 """The payment operation failed for good, and the type allows no further attempt. Terminal."""
 TRADE_STATE_CLOSED: TradeState.ValueType  # 5
-"""Cancelled or expired without payment. Terminal."""
+"""Cancelled or expired without payment, or voided. Over; only a late success of a type that re-opens changes it."""
+TRADE_STATE_AUTHORIZED: TradeState.ValueType  # 6
+"""The money is reserved or held: CaptureTrade or VoidTrade decides."""
+TRADE_STATE_SETTLING: TradeState.ValueType  # 7
+"""A capture or void is under way."""
+TRADE_STATE_PARTIALLY_PAID: TradeState.ValueType  # 8
+"""Some of its parts are paid."""
 Global___TradeState: _TypeAlias = TradeState  # noqa: Y015
 
 class _RelationKind:
@@ -108,9 +152,11 @@ class _RelationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Relation
     RELATION_KIND_REFUND_OF: _RelationKind.ValueType  # 3
     """The child gives money of the parent back."""
     RELATION_KIND_REPAIR_OF: _RelationKind.ValueType  # 4
-    """The child repairs the parent."""
+    """The child gives back money that came when the parent was over or cost something else."""
     RELATION_KIND_DUPLICATE_OF: _RelationKind.ValueType  # 5
-    """The child pays for what the parent had already paid."""
+    """The child gives back a second payment of the parent."""
+    RELATION_KIND_INSTALMENT_OF: _RelationKind.ValueType  # 6
+    """The child is an instalment of the parent."""
 
 class RelationKind(_RelationKind, metaclass=_RelationKindEnumTypeWrapper):
     """How one trade stands to another."""
@@ -124,9 +170,11 @@ RELATION_KIND_SPLIT: RelationKind.ValueType  # 2
 RELATION_KIND_REFUND_OF: RelationKind.ValueType  # 3
 """The child gives money of the parent back."""
 RELATION_KIND_REPAIR_OF: RelationKind.ValueType  # 4
-"""The child repairs the parent."""
+"""The child gives back money that came when the parent was over or cost something else."""
 RELATION_KIND_DUPLICATE_OF: RelationKind.ValueType  # 5
-"""The child pays for what the parent had already paid."""
+"""The child gives back a second payment of the parent."""
+RELATION_KIND_INSTALMENT_OF: RelationKind.ValueType  # 6
+"""The child is an instalment of the parent."""
 Global___RelationKind: _TypeAlias = RelationKind  # noqa: Y015
 
 class _AttemptState:
@@ -143,6 +191,10 @@ class _AttemptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptS
     """Paid the trade. Terminal."""
     ATTEMPT_STATE_FAILED: _AttemptState.ValueType  # 3
     """Failed for good; nothing was taken, or all was given back. Terminal."""
+    ATTEMPT_STATE_AUTHORIZED: _AttemptState.ValueType  # 4
+    """Its money is reserved or held."""
+    ATTEMPT_STATE_RETURNED: _AttemptState.ValueType  # 5
+    """Succeeded when the trade was paid by another, over, or cost something else: given back by a trade of its own. Terminal."""
 
 class AttemptState(_AttemptState, metaclass=_AttemptStateEnumTypeWrapper):
     """Where a pay attempt is."""
@@ -155,6 +207,10 @@ ATTEMPT_STATE_EFFECTIVE: AttemptState.ValueType  # 2
 """Paid the trade. Terminal."""
 ATTEMPT_STATE_FAILED: AttemptState.ValueType  # 3
 """Failed for good; nothing was taken, or all was given back. Terminal."""
+ATTEMPT_STATE_AUTHORIZED: AttemptState.ValueType  # 4
+"""Its money is reserved or held."""
+ATTEMPT_STATE_RETURNED: AttemptState.ValueType  # 5
+"""Succeeded when the trade was paid by another, over, or cost something else: given back by a trade of its own. Terminal."""
 Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
 
 @_typing.final
@@ -167,6 +223,9 @@ class PayMethod(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     CARD_FIELD_NUMBER: _builtins.int
     BANK_FIELD_NUMBER: _builtins.int
+    WALLET_FIELD_NUMBER: _builtins.int
+    COUPON_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much this method pays. At most one method may leave it out: it pays the rest."""
@@ -183,6 +242,18 @@ class PayMethod(_message.Message):
     def bank(self) -> Global___BankTool:
         """A bank account, by its vault token."""
 
+    @_builtins.property
+    def wallet(self) -> Global___WalletTool:
+        """An external wallet, by its vault token; the customer confirms there."""
+
+    @_builtins.property
+    def coupon(self) -> Global___CouponTool:
+        """One of the buyer's coupons."""
+
+    @_builtins.property
+    def points(self) -> Global___PointsTool:
+        """The buyer's points."""
+
     def __init__(
         self,
         *,
@@ -190,16 +261,118 @@ class PayMethod(_message.Message):
         balance: Global___BalanceTool | None = ...,
         card: Global___CardTool | None = ...,
         bank: Global___BankTool | None = ...,
+        wallet: Global___WalletTool | None = ...,
+        coupon: Global___CouponTool | None = ...,
+        points: Global___PointsTool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "bank", b"bank", "card", b"card", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "bank", b"bank", "card", b"card", "coupon", b"coupon", "points", b"points", "tool", b"tool", "wallet", b"wallet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "bank", b"bank", "card", b"card", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "balance", b"balance", "bank", b"bank", "card", b"card", "coupon", b"coupon", "points", b"points", "tool", b"tool", "wallet", b"wallet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["balance", "card", "bank"]  # noqa: Y015
+    _WhichOneofReturnType_tool: _TypeAlias = _typing.Literal["balance", "card", "bank", "wallet", "coupon", "points"]  # noqa: Y015
     _WhichOneofArgType_tool: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_tool) -> _WhichOneofReturnType_tool | None: ...
 
 Global___PayMethod: _TypeAlias = PayMethod  # noqa: Y015
+
+@_typing.final
+class WalletTool(_message.Message):
+    """Pays by external wallet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WALLET_TOKEN_FIELD_NUMBER: _builtins.int
+    wallet_token: _builtins.str
+    """Vault token of the wallet."""
+    def __init__(
+        self,
+        *,
+        wallet_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["wallet_token", b"wallet_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WalletTool: _TypeAlias = WalletTool  # noqa: Y015
+
+@_typing.final
+class CouponTool(_message.Message):
+    """Pays by coupon."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUPON_ID_FIELD_NUMBER: _builtins.int
+    coupon_id: _builtins.str
+    """"cpn_…"."""
+    def __init__(
+        self,
+        *,
+        coupon_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coupon_id", b"coupon_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CouponTool: _TypeAlias = CouponTool  # noqa: Y015
+
+@_typing.final
+class PointsTool(_message.Message):
+    """Pays by points, at the rate of the payment rules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PointsTool: _TypeAlias = PointsTool  # noqa: Y015
+
+@_typing.final
+class TradePart(_message.Message):
+    """One part of an order that has parts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYEE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_NO_FIELD_NUMBER: _builtins.int
+    DUE_TIME_FIELD_NUMBER: _builtins.int
+    payee_id: _builtins.str
+    """Who is paid: of a split purchase."""
+    merchant_order_no: _builtins.str
+    """The merchant's own number for the part; optional."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much; the parts add up to the order."""
+
+    @_builtins.property
+    def due_time(self) -> _timestamp_pb2.Timestamp:
+        """Of an instalment: until when it must be paid."""
+
+    def __init__(
+        self,
+        *,
+        payee_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        merchant_order_no: _builtins.str = ...,
+        due_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "due_time", b"due_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "due_time", b"due_time", "merchant_order_no", b"merchant_order_no", "payee_id", b"payee_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TradePart: _TypeAlias = TradePart  # noqa: Y015
 
 @_typing.final
 class BalanceTool(_message.Message):
@@ -309,6 +482,8 @@ class PayAttempt(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    AWAITS_CUSTOMER_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """"att_…"."""
     attempt_no: _builtins.int
@@ -319,6 +494,12 @@ class PayAttempt(_message.Message):
     """The payment in pay_core, once known ("pay_…")."""
     failure_reason: _builtins.str
     """Why it failed, as a reason constant; empty otherwise."""
+    awaits_customer: _builtins.bool
+    """Whether it waits for the customer only: then another may be begun meanwhile."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much it pays."""
+
     def __init__(
         self,
         *,
@@ -327,10 +508,12 @@ class PayAttempt(_message.Message):
         state: Global___AttemptState.ValueType = ...,
         payment_id: _builtins.str = ...,
         failure_reason: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        awaits_customer: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_no", b"attempt_no", "failure_reason", b"failure_reason", "payment_id", b"payment_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempt_id", b"attempt_id", "attempt_no", b"attempt_no", "awaits_customer", b"awaits_customer", "failure_reason", b"failure_reason", "payment_id", b"payment_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,6 +578,11 @@ class Trade(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     RELATIONS_FIELD_NUMBER: _builtins.int
+    PAID_MINOR_FIELD_NUMBER: _builtins.int
+    GROUP_TRADE_ID_FIELD_NUMBER: _builtins.int
+    PARENT_TRADE_ID_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    HOLD_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     trade_id: _builtins.str
     """"trd_…"; carries the slot of the buyer."""
     biz_id: _builtins.str
@@ -419,6 +607,14 @@ class Trade(_message.Message):
     """Why it failed or closed, as a reason constant."""
     version: _builtins.int
     """Steps by one with each change."""
+    paid_minor: _builtins.int
+    """Paid so far, by itself or by its parts; of an AUTHORIZED one 0."""
+    group_trade_id: _builtins.str
+    """The merged payment that is paying it just now; empty otherwise."""
+    parent_trade_id: _builtins.str
+    """The trade it is a part of, gives back or repairs; empty otherwise."""
+    purpose: _builtins.str
+    """Of a refund that nobody asked for: "DUPLICATE" or "LATE"; empty otherwise."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """The whole."""
@@ -447,6 +643,10 @@ class Trade(_message.Message):
     def relations(self) -> _containers.RepeatedCompositeFieldContainer[Global___TradeRelation]:
         """How it relates to others; only in GetTrade and the call that made it."""
 
+    @_builtins.property
+    def hold_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Of an AUTHORIZED one: when it is captured or voided by itself, as its type says."""
+
     def __init__(
         self,
         *,
@@ -469,10 +669,15 @@ class Trade(_message.Message):
         lines: _abc.Iterable[Global___TradeLine] | None = ...,
         attempts: _abc.Iterable[Global___PayAttempt] | None = ...,
         relations: _abc.Iterable[Global___TradeRelation] | None = ...,
+        paid_minor: _builtins.int = ...,
+        group_trade_id: _builtins.str = ...,
+        parent_trade_id: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        hold_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time", "paid_time", b"paid_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "expire_time", b"expire_time", "hold_expire_time", b"hold_expire_time", "paid_time", b"paid_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "biz_id", b"biz_id", "buyer_id", b"buyer_id", "create_time", b"create_time", "expire_time", b"expire_time", "lines", b"lines", "merchant_order_no", b"merchant_order_no", "paid_time", b"paid_time", "payee_id", b"payee_id", "reason", b"reason", "refundable_minor", b"refundable_minor", "refunded_minor", b"refunded_minor", "relations", b"relations", "scene", b"scene", "state", b"state", "trade_id", b"trade_id", "trade_type", b"trade_type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempts", b"attempts", "biz_id", b"biz_id", "buyer_id", b"buyer_id", "create_time", b"create_time", "expire_time", b"expire_time", "group_trade_id", b"group_trade_id", "hold_expire_time", b"hold_expire_time", "lines", b"lines", "merchant_order_no", b"merchant_order_no", "paid_minor", b"paid_minor", "paid_time", b"paid_time", "parent_trade_id", b"parent_trade_id", "payee_id", b"payee_id", "purpose", b"purpose", "reason", b"reason", "refundable_minor", b"refundable_minor", "refunded_minor", b"refunded_minor", "relations", b"relations", "scene", b"scene", "state", b"state", "trade_id", b"trade_id", "trade_type", b"trade_type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,14 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from paymesh.common.v1 import context_pb2 as paymesh_dot_common_dot_v1_dot_context__pb2
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
+from paymesh.channel.v1 import channel_order_pb2 as paymesh_dot_channel_dot_v1_dot_channel__order__pb2
 from paymesh.common.v1 import options_pb2 as paymesh_dot_common_dot_v1_dot_options__pb2
+from paymesh.ops.v1 import ops_service_pb2 as paymesh_dot_ops_dot_v1_dot_ops__service__pb2
+from paymesh.pay.v1 import pay_service_pb2 as paymesh_dot_pay_dot_v1_dot_pay__service__pb2
+from paymesh.pay.v1 import payment_pb2 as paymesh_dot_pay_dot_v1_dot_payment__pb2
+from paymesh.recon.v1 import break_pb2 as paymesh_dot_recon_dot_v1_dot_break__pb2
 from paymesh.trade.v1 import trade_pb2 as paymesh_dot_trade_dot_v1_dot_trade__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$paymesh/trade/v1/trade_service.proto\x12\x10paymesh.trade.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x1fpaymesh/common/v1/context.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/trade/v1/trade.proto\"\xe0\x02\n\x12\x43reateTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\ntrade_type\x18\x02 \x01(\x0e\x32\x1b.paymesh.trade.v1.TradeType\x12\x10\n\x08\x62uyer_id\x18\x03 \x01(\t\x12\x10\n\x08payee_id\x18\x04 \x01(\t\x12\x19\n\x11merchant_order_no\x18\x05 \x01(\t\x12\r\n\x05scene\x18\x06 \x01(\t\x12(\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12*\n\x05lines\x18\x08 \x03(\x0b\x32\x1b.paymesh.trade.v1.TradeLine\x12/\n\x0ctime_to_live\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0bpay_methods\x18\n \x03(\x0b\x32\x1b.paymesh.trade.v1.PayMethod\"=\n\x13\x43reateTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"L\n\x18\x42\x61tchCreateTradesRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.paymesh.trade.v1.CreateTradeItem\"}\n\x0f\x43reateTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.paymesh.trade.v1.CreateTradeRequest\"Q\n\x19\x42\x61tchCreateTradesResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.paymesh.trade.v1.CreateTradeResult\"p\n\x11\x43reateTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32%.paymesh.trade.v1.CreateTradeResponse\"i\n\x0fPayTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12\x30\n\x0bpay_methods\x18\x03 \x03(\x0b\x32\x1b.paymesh.trade.v1.PayMethod\":\n\x10PayTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"F\n\x15\x42\x61tchPayTradesRequest\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.paymesh.trade.v1.PayTradeItem\"w\n\x0cPayTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.paymesh.trade.v1.PayTradeRequest\"K\n\x16\x42\x61tchPayTradesResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .paymesh.trade.v1.PayTradeResult\"j\n\x0ePayTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".paymesh.trade.v1.PayTradeResponse\"t\n\x12RefundTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12(\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x0e\n\x06reason\x18\x04 \x01(\t\">\n\x13RefundTradeResponse\x12\'\n\x06refund\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"L\n\x18\x42\x61tchRefundTradesRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.paymesh.trade.v1.RefundTradeItem\"}\n\x0fRefundTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.paymesh.trade.v1.RefundTradeRequest\"Q\n\x19\x42\x61tchRefundTradesResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.paymesh.trade.v1.RefundTradeResult\"p\n\x11RefundTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32%.paymesh.trade.v1.RefundTradeResponse\"I\n\x11\x43loseTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x12\x43loseTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"#\n\x0fGetTradeRequest\x12\x10\n\x08trade_id\x18\x01 \x01(\t\":\n\x10GetTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"L\n\x11ListTradesRequest\x12\x10\n\x08\x62uyer_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x12ListTradesResponse\x12\'\n\x06trades\x18\x01 \x03(\x0b\x32\x17.paymesh.trade.v1.Trade\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x11WatchTradeRequest\x12\x10\n\x08trade_id\x18\x01 \x01(\t\"<\n\x12WatchTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade2\xf6\x07\n\x0cTradeService\x12`\n\x0b\x43reateTrade\x12$.paymesh.trade.v1.CreateTradeRequest\x1a%.paymesh.trade.v1.CreateTradeResponse\"\x04\xa0\xbb\x18\x02\x12r\n\x11\x42\x61tchCreateTrades\x12*.paymesh.trade.v1.BatchCreateTradesRequest\x1a+.paymesh.trade.v1.BatchCreateTradesResponse\"\x04\xa0\xbb\x18\x02\x12W\n\x08PayTrade\x12!.paymesh.trade.v1.PayTradeRequest\x1a\".paymesh.trade.v1.PayTradeResponse\"\x04\xa0\xbb\x18\x02\x12i\n\x0e\x42\x61tchPayTrades\x12\'.paymesh.trade.v1.BatchPayTradesRequest\x1a(.paymesh.trade.v1.BatchPayTradesResponse\"\x04\xa0\xbb\x18\x02\x12`\n\x0bRefundTrade\x12$.paymesh.trade.v1.RefundTradeRequest\x1a%.paymesh.trade.v1.RefundTradeResponse\"\x04\xa0\xbb\x18\x02\x12r\n\x11\x42\x61tchRefundTrades\x12*.paymesh.trade.v1.BatchRefundTradesRequest\x1a+.paymesh.trade.v1.BatchRefundTradesResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nCloseTrade\x12#.paymesh.trade.v1.CloseTradeRequest\x1a$.paymesh.trade.v1.CloseTradeResponse\"\x04\xa0\xbb\x18\x02\x12W\n\x08GetTrade\x12!.paymesh.trade.v1.GetTradeRequest\x1a\".paymesh.trade.v1.GetTradeResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nListTrades\x12#.paymesh.trade.v1.ListTradesRequest\x1a$.paymesh.trade.v1.ListTradesResponse\"\x04\xa0\xbb\x18\x02\x12_\n\nWatchTrade\x12#.paymesh.trade.v1.WatchTradeRequest\x1a$.paymesh.trade.v1.WatchTradeResponse\"\x04\xa0\xbb\x18\x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$paymesh/trade/v1/trade_service.proto\x12\x10paymesh.trade.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1fpaymesh/common/v1/context.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a&paymesh/channel/v1/channel_order.proto\x1a\x1fpaymesh/common/v1/options.proto\x1a paymesh/ops/v1/ops_service.proto\x1a paymesh/pay/v1/pay_service.proto\x1a\x1cpaymesh/pay/v1/payment.proto\x1a\x1cpaymesh/recon/v1/break.proto\x1a\x1cpaymesh/trade/v1/trade.proto\"\xdc\x03\n\x12\x43reateTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\ntrade_type\x18\x02 \x01(\x0e\x32\x1b.paymesh.trade.v1.TradeType\x12\x10\n\x08\x62uyer_id\x18\x03 \x01(\t\x12\x10\n\x08payee_id\x18\x04 \x01(\t\x12\x19\n\x11merchant_order_no\x18\x05 \x01(\t\x12\r\n\x05scene\x18\x06 \x01(\t\x12(\n\x06\x61mount\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12*\n\x05lines\x18\x08 \x03(\x0b\x32\x1b.paymesh.trade.v1.TradeLine\x12/\n\x0ctime_to_live\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0bpay_methods\x18\n \x03(\x0b\x32\x1b.paymesh.trade.v1.PayMethod\x12*\n\x05parts\x18\x0b \x03(\x0b\x32\x1b.paymesh.trade.v1.TradePart\x12\x18\n\x10merged_trade_ids\x18\x0c \x03(\t\x12\x34\n\x11hold_time_to_live\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\"=\n\x13\x43reateTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"L\n\x18\x42\x61tchCreateTradesRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.paymesh.trade.v1.CreateTradeItem\"}\n\x0f\x43reateTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.paymesh.trade.v1.CreateTradeRequest\"Q\n\x19\x42\x61tchCreateTradesResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.paymesh.trade.v1.CreateTradeResult\"p\n\x11\x43reateTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32%.paymesh.trade.v1.CreateTradeResponse\"}\n\x0fPayTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12\x30\n\x0bpay_methods\x18\x03 \x03(\x0b\x32\x1b.paymesh.trade.v1.PayMethod\x12\x12\n\nis_partial\x18\x04 \x01(\x08\":\n\x10PayTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"F\n\x15\x42\x61tchPayTradesRequest\x12-\n\x05items\x18\x01 \x03(\x0b\x32\x1e.paymesh.trade.v1.PayTradeItem\"w\n\x0cPayTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.paymesh.trade.v1.PayTradeRequest\"K\n\x16\x42\x61tchPayTradesResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .paymesh.trade.v1.PayTradeResult\"j\n\x0ePayTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x34\n\x08response\x18\x02 \x01(\x0b\x32\".paymesh.trade.v1.PayTradeResponse\"t\n\x12RefundTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12(\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x0e\n\x06reason\x18\x04 \x01(\t\">\n\x13RefundTradeResponse\x12\'\n\x06refund\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"L\n\x18\x42\x61tchRefundTradesRequest\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32!.paymesh.trade.v1.RefundTradeItem\"}\n\x0fRefundTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x35\n\x07request\x18\x02 \x01(\x0b\x32$.paymesh.trade.v1.RefundTradeRequest\"Q\n\x19\x42\x61tchRefundTradesResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.paymesh.trade.v1.RefundTradeResult\"p\n\x11RefundTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x37\n\x08response\x18\x02 \x01(\x0b\x32%.paymesh.trade.v1.RefundTradeResponse\"I\n\x11\x43loseTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x12\x43loseTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"#\n\x0fGetTradeRequest\x12\x10\n\x08trade_id\x18\x01 \x01(\t\":\n\x10GetTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"\xce\x02\n\x11ListTradesRequest\x12\x10\n\x08\x62uyer_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x10\n\x08payee_id\x18\x04 \x01(\t\x12,\n\x06states\x18\x05 \x03(\x0e\x32\x1c.paymesh.trade.v1.TradeState\x12\x30\n\x0btrade_types\x18\x06 \x03(\x0e\x32\x1b.paymesh.trade.v1.TradeType\x12\x30\n\x0c\x63reated_from\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05scene\x18\t \x01(\t\x12\x19\n\x11merchant_order_no\x18\n \x01(\t\"V\n\x12ListTradesResponse\x12\'\n\x06trades\x18\x01 \x03(\x0b\x32\x17.paymesh.trade.v1.Trade\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x11WatchTradeRequest\x12\x10\n\x08trade_id\x18\x01 \x01(\t\"<\n\x12WatchTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"x\n\x13\x43\x61ptureTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12(\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x11\n\tkeep_rest\x18\x04 \x01(\x08\">\n\x14\x43\x61ptureTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"N\n\x19\x42\x61tchCaptureTradesRequest\x12\x31\n\x05items\x18\x01 \x03(\x0b\x32\".paymesh.trade.v1.CaptureTradeItem\"\x7f\n\x10\x43\x61ptureTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x36\n\x07request\x18\x02 \x01(\x0b\x32%.paymesh.trade.v1.CaptureTradeRequest\"S\n\x1a\x42\x61tchCaptureTradesResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.paymesh.trade.v1.CaptureTradeResult\"r\n\x12\x43\x61ptureTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x38\n\x08response\x18\x02 \x01(\x0b\x32&.paymesh.trade.v1.CaptureTradeResponse\"H\n\x10VoidTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\";\n\x11VoidTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"H\n\x16\x42\x61tchVoidTradesRequest\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x1f.paymesh.trade.v1.VoidTradeItem\"y\n\rVoidTradeItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12\x33\n\x07request\x18\x02 \x01(\x0b\x32\".paymesh.trade.v1.VoidTradeRequest\"M\n\x17\x42\x61tchVoidTradesResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.paymesh.trade.v1.VoidTradeResult\"l\n\x0fVoidTradeResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12\x35\n\x08response\x18\x02 \x01(\x0b\x32#.paymesh.trade.v1.VoidTradeResponse\"u\n\x13RepriceTradeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08trade_id\x18\x02 \x01(\t\x12(\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x0e\n\x06reason\x18\x04 \x01(\t\">\n\x14RepriceTradeResponse\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\"!\n\x13GetTradeTreeRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\xec\x02\n\x14GetTradeTreeResponse\x12\'\n\x06trades\x18\x01 \x03(\x0b\x32\x17.paymesh.trade.v1.Trade\x12)\n\x08payments\x18\x02 \x03(\x0b\x32\x17.paymesh.pay.v1.Payment\x12\x38\n\x0e\x63hannel_orders\x18\x03 \x03(\x0b\x32 .paymesh.channel.v1.ChannelOrder\x12\x30\n\x08journals\x18\x04 \x03(\x0b\x32\x1e.paymesh.pay.v1.PaymentJournal\x12#\n\x05\x63\x61ses\x18\x05 \x03(\x0b\x32\x14.paymesh.pay.v1.Case\x12\'\n\x06\x62reaks\x18\x06 \x03(\x0b\x32\x17.paymesh.recon.v1.Break\x12/\n\x08timeline\x18\x07 \x03(\x0b\x32\x1d.paymesh.ops.v1.TimelineEntry\x12\x15\n\rmissing_parts\x18\x08 \x03(\t2\xe6\x0c\n\x0cTradeService\x12`\n\x0b\x43reateTrade\x12$.paymesh.trade.v1.CreateTradeRequest\x1a%.paymesh.trade.v1.CreateTradeResponse\"\x04\xa0\xbb\x18\x02\x12r\n\x11\x42\x61tchCreateTrades\x12*.paymesh.trade.v1.BatchCreateTradesRequest\x1a+.paymesh.trade.v1.BatchCreateTradesResponse\"\x04\xa0\xbb\x18\x02\x12W\n\x08PayTrade\x12!.paymesh.trade.v1.PayTradeRequest\x1a\".paymesh.trade.v1.PayTradeResponse\"\x04\xa0\xbb\x18\x02\x12i\n\x0e\x42\x61tchPayTrades\x12\'.paymesh.trade.v1.BatchPayTradesRequest\x1a(.paymesh.trade.v1.BatchPayTradesResponse\"\x04\xa0\xbb\x18\x02\x12`\n\x0bRefundTrade\x12$.paymesh.trade.v1.RefundTradeRequest\x1a%.paymesh.trade.v1.RefundTradeResponse\"\x04\xa0\xbb\x18\x02\x12r\n\x11\x42\x61tchRefundTrades\x12*.paymesh.trade.v1.BatchRefundTradesRequest\x1a+.paymesh.trade.v1.BatchRefundTradesResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nCloseTrade\x12#.paymesh.trade.v1.CloseTradeRequest\x1a$.paymesh.trade.v1.CloseTradeResponse\"\x04\xa0\xbb\x18\x02\x12\x63\n\x0c\x43\x61ptureTrade\x12%.paymesh.trade.v1.CaptureTradeRequest\x1a&.paymesh.trade.v1.CaptureTradeResponse\"\x04\xa0\xbb\x18\x02\x12u\n\x12\x42\x61tchCaptureTrades\x12+.paymesh.trade.v1.BatchCaptureTradesRequest\x1a,.paymesh.trade.v1.BatchCaptureTradesResponse\"\x04\xa0\xbb\x18\x02\x12Z\n\tVoidTrade\x12\".paymesh.trade.v1.VoidTradeRequest\x1a#.paymesh.trade.v1.VoidTradeResponse\"\x04\xa0\xbb\x18\x02\x12l\n\x0f\x42\x61tchVoidTrades\x12(.paymesh.trade.v1.BatchVoidTradesRequest\x1a).paymesh.trade.v1.BatchVoidTradesResponse\"\x04\xa0\xbb\x18\x02\x12\x63\n\x0cRepriceTrade\x12%.paymesh.trade.v1.RepriceTradeRequest\x1a&.paymesh.trade.v1.RepriceTradeResponse\"\x04\xa0\xbb\x18\x02\x12\x63\n\x0cGetTradeTree\x12%.paymesh.trade.v1.GetTradeTreeRequest\x1a&.paymesh.trade.v1.GetTradeTreeResponse\"\x04\xa0\xbb\x18\x02\x12W\n\x08GetTrade\x12!.paymesh.trade.v1.GetTradeRequest\x1a\".paymesh.trade.v1.GetTradeResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nListTrades\x12#.paymesh.trade.v1.ListTradesRequest\x1a$.paymesh.trade.v1.ListTradesResponse\"\x04\xa0\xbb\x18\x02\x12_\n\nWatchTrade\x12#.paymesh.trade.v1.WatchTradeRequest\x1a$.paymesh.trade.v1.WatchTradeResponse\"\x04\xa0\xbb\x18\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,64 +57,108 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRADESERVICE'].methods_by_name['BatchRefundTrades']._serialized_options = b'\240\273\030\002'
   _globals['_TRADESERVICE'].methods_by_name['CloseTrade']._loaded_options = None
   _globals['_TRADESERVICE'].methods_by_name['CloseTrade']._serialized_options = b'\240\273\030\002'
+  _globals['_TRADESERVICE'].methods_by_name['CaptureTrade']._loaded_options = None
+  _globals['_TRADESERVICE'].methods_by_name['CaptureTrade']._serialized_options = b'\240\273\030\002'
+  _globals['_TRADESERVICE'].methods_by_name['BatchCaptureTrades']._loaded_options = None
+  _globals['_TRADESERVICE'].methods_by_name['BatchCaptureTrades']._serialized_options = b'\240\273\030\002'
+  _globals['_TRADESERVICE'].methods_by_name['VoidTrade']._loaded_options = None
+  _globals['_TRADESERVICE'].methods_by_name['VoidTrade']._serialized_options = b'\240\273\030\002'
+  _globals['_TRADESERVICE'].methods_by_name['BatchVoidTrades']._loaded_options = None
+  _globals['_TRADESERVICE'].methods_by_name['BatchVoidTrades']._serialized_options = b'\240\273\030\002'
+  _globals['_TRADESERVICE'].methods_by_name['RepriceTrade']._loaded_options = None
+  _globals['_TRADESERVICE'].methods_by_name['RepriceTrade']._serialized_options = b'\240\273\030\002'
+  _globals['_TRADESERVICE'].methods_by_name['GetTradeTree']._loaded_options = None
+  _globals['_TRADESERVICE'].methods_by_name['GetTradeTree']._serialized_options = b'\240\273\030\002'
   _globals['_TRADESERVICE'].methods_by_name['GetTrade']._loaded_options = None
   _globals['_TRADESERVICE'].methods_by_name['GetTrade']._serialized_options = b'\240\273\030\002'
   _globals['_TRADESERVICE'].methods_by_name['ListTrades']._loaded_options = None
   _globals['_TRADESERVICE'].methods_by_name['ListTrades']._serialized_options = b'\240\273\030\002'
   _globals['_TRADESERVICE'].methods_by_name['WatchTrade']._loaded_options = None
   _globals['_TRADESERVICE'].methods_by_name['WatchTrade']._serialized_options = b'\240\273\030\002'
-  _globals['_CREATETRADEREQUEST']._serialized_start=243
-  _globals['_CREATETRADEREQUEST']._serialized_end=595
-  _globals['_CREATETRADERESPONSE']._serialized_start=597
-  _globals['_CREATETRADERESPONSE']._serialized_end=658
-  _globals['_BATCHCREATETRADESREQUEST']._serialized_start=660
-  _globals['_BATCHCREATETRADESREQUEST']._serialized_end=736
-  _globals['_CREATETRADEITEM']._serialized_start=738
-  _globals['_CREATETRADEITEM']._serialized_end=863
-  _globals['_BATCHCREATETRADESRESPONSE']._serialized_start=865
-  _globals['_BATCHCREATETRADESRESPONSE']._serialized_end=946
-  _globals['_CREATETRADERESULT']._serialized_start=948
-  _globals['_CREATETRADERESULT']._serialized_end=1060
-  _globals['_PAYTRADEREQUEST']._serialized_start=1062
-  _globals['_PAYTRADEREQUEST']._serialized_end=1167
-  _globals['_PAYTRADERESPONSE']._serialized_start=1169
-  _globals['_PAYTRADERESPONSE']._serialized_end=1227
-  _globals['_BATCHPAYTRADESREQUEST']._serialized_start=1229
-  _globals['_BATCHPAYTRADESREQUEST']._serialized_end=1299
-  _globals['_PAYTRADEITEM']._serialized_start=1301
-  _globals['_PAYTRADEITEM']._serialized_end=1420
-  _globals['_BATCHPAYTRADESRESPONSE']._serialized_start=1422
-  _globals['_BATCHPAYTRADESRESPONSE']._serialized_end=1497
-  _globals['_PAYTRADERESULT']._serialized_start=1499
-  _globals['_PAYTRADERESULT']._serialized_end=1605
-  _globals['_REFUNDTRADEREQUEST']._serialized_start=1607
-  _globals['_REFUNDTRADEREQUEST']._serialized_end=1723
-  _globals['_REFUNDTRADERESPONSE']._serialized_start=1725
-  _globals['_REFUNDTRADERESPONSE']._serialized_end=1787
-  _globals['_BATCHREFUNDTRADESREQUEST']._serialized_start=1789
-  _globals['_BATCHREFUNDTRADESREQUEST']._serialized_end=1865
-  _globals['_REFUNDTRADEITEM']._serialized_start=1867
-  _globals['_REFUNDTRADEITEM']._serialized_end=1992
-  _globals['_BATCHREFUNDTRADESRESPONSE']._serialized_start=1994
-  _globals['_BATCHREFUNDTRADESRESPONSE']._serialized_end=2075
-  _globals['_REFUNDTRADERESULT']._serialized_start=2077
-  _globals['_REFUNDTRADERESULT']._serialized_end=2189
-  _globals['_CLOSETRADEREQUEST']._serialized_start=2191
-  _globals['_CLOSETRADEREQUEST']._serialized_end=2264
-  _globals['_CLOSETRADERESPONSE']._serialized_start=2266
-  _globals['_CLOSETRADERESPONSE']._serialized_end=2326
-  _globals['_GETTRADEREQUEST']._serialized_start=2328
-  _globals['_GETTRADEREQUEST']._serialized_end=2363
-  _globals['_GETTRADERESPONSE']._serialized_start=2365
-  _globals['_GETTRADERESPONSE']._serialized_end=2423
-  _globals['_LISTTRADESREQUEST']._serialized_start=2425
-  _globals['_LISTTRADESREQUEST']._serialized_end=2501
-  _globals['_LISTTRADESRESPONSE']._serialized_start=2503
-  _globals['_LISTTRADESRESPONSE']._serialized_end=2589
-  _globals['_WATCHTRADEREQUEST']._serialized_start=2591
-  _globals['_WATCHTRADEREQUEST']._serialized_end=2628
-  _globals['_WATCHTRADERESPONSE']._serialized_start=2630
-  _globals['_WATCHTRADERESPONSE']._serialized_end=2690
-  _globals['_TRADESERVICE']._serialized_start=2693
-  _globals['_TRADESERVICE']._serialized_end=3707
+  _globals['_CREATETRADEREQUEST']._serialized_start=444
+  _globals['_CREATETRADEREQUEST']._serialized_end=920
+  _globals['_CREATETRADERESPONSE']._serialized_start=922
+  _globals['_CREATETRADERESPONSE']._serialized_end=983
+  _globals['_BATCHCREATETRADESREQUEST']._serialized_start=985
+  _globals['_BATCHCREATETRADESREQUEST']._serialized_end=1061
+  _globals['_CREATETRADEITEM']._serialized_start=1063
+  _globals['_CREATETRADEITEM']._serialized_end=1188
+  _globals['_BATCHCREATETRADESRESPONSE']._serialized_start=1190
+  _globals['_BATCHCREATETRADESRESPONSE']._serialized_end=1271
+  _globals['_CREATETRADERESULT']._serialized_start=1273
+  _globals['_CREATETRADERESULT']._serialized_end=1385
+  _globals['_PAYTRADEREQUEST']._serialized_start=1387
+  _globals['_PAYTRADEREQUEST']._serialized_end=1512
+  _globals['_PAYTRADERESPONSE']._serialized_start=1514
+  _globals['_PAYTRADERESPONSE']._serialized_end=1572
+  _globals['_BATCHPAYTRADESREQUEST']._serialized_start=1574
+  _globals['_BATCHPAYTRADESREQUEST']._serialized_end=1644
+  _globals['_PAYTRADEITEM']._serialized_start=1646
+  _globals['_PAYTRADEITEM']._serialized_end=1765
+  _globals['_BATCHPAYTRADESRESPONSE']._serialized_start=1767
+  _globals['_BATCHPAYTRADESRESPONSE']._serialized_end=1842
+  _globals['_PAYTRADERESULT']._serialized_start=1844
+  _globals['_PAYTRADERESULT']._serialized_end=1950
+  _globals['_REFUNDTRADEREQUEST']._serialized_start=1952
+  _globals['_REFUNDTRADEREQUEST']._serialized_end=2068
+  _globals['_REFUNDTRADERESPONSE']._serialized_start=2070
+  _globals['_REFUNDTRADERESPONSE']._serialized_end=2132
+  _globals['_BATCHREFUNDTRADESREQUEST']._serialized_start=2134
+  _globals['_BATCHREFUNDTRADESREQUEST']._serialized_end=2210
+  _globals['_REFUNDTRADEITEM']._serialized_start=2212
+  _globals['_REFUNDTRADEITEM']._serialized_end=2337
+  _globals['_BATCHREFUNDTRADESRESPONSE']._serialized_start=2339
+  _globals['_BATCHREFUNDTRADESRESPONSE']._serialized_end=2420
+  _globals['_REFUNDTRADERESULT']._serialized_start=2422
+  _globals['_REFUNDTRADERESULT']._serialized_end=2534
+  _globals['_CLOSETRADEREQUEST']._serialized_start=2536
+  _globals['_CLOSETRADEREQUEST']._serialized_end=2609
+  _globals['_CLOSETRADERESPONSE']._serialized_start=2611
+  _globals['_CLOSETRADERESPONSE']._serialized_end=2671
+  _globals['_GETTRADEREQUEST']._serialized_start=2673
+  _globals['_GETTRADEREQUEST']._serialized_end=2708
+  _globals['_GETTRADERESPONSE']._serialized_start=2710
+  _globals['_GETTRADERESPONSE']._serialized_end=2768
+  _globals['_LISTTRADESREQUEST']._serialized_start=2771
+  _globals['_LISTTRADESREQUEST']._serialized_end=3105
+  _globals['_LISTTRADESRESPONSE']._serialized_start=3107
+  _globals['_LISTTRADESRESPONSE']._serialized_end=3193
+  _globals['_WATCHTRADEREQUEST']._serialized_start=3195
+  _globals['_WATCHTRADEREQUEST']._serialized_end=3232
+  _globals['_WATCHTRADERESPONSE']._serialized_start=3234
+  _globals['_WATCHTRADERESPONSE']._serialized_end=3294
+  _globals['_CAPTURETRADEREQUEST']._serialized_start=3296
+  _globals['_CAPTURETRADEREQUEST']._serialized_end=3416
+  _globals['_CAPTURETRADERESPONSE']._serialized_start=3418
+  _globals['_CAPTURETRADERESPONSE']._serialized_end=3480
+  _globals['_BATCHCAPTURETRADESREQUEST']._serialized_start=3482
+  _globals['_BATCHCAPTURETRADESREQUEST']._serialized_end=3560
+  _globals['_CAPTURETRADEITEM']._serialized_start=3562
+  _globals['_CAPTURETRADEITEM']._serialized_end=3689
+  _globals['_BATCHCAPTURETRADESRESPONSE']._serialized_start=3691
+  _globals['_BATCHCAPTURETRADESRESPONSE']._serialized_end=3774
+  _globals['_CAPTURETRADERESULT']._serialized_start=3776
+  _globals['_CAPTURETRADERESULT']._serialized_end=3890
+  _globals['_VOIDTRADEREQUEST']._serialized_start=3892
+  _globals['_VOIDTRADEREQUEST']._serialized_end=3964
+  _globals['_VOIDTRADERESPONSE']._serialized_start=3966
+  _globals['_VOIDTRADERESPONSE']._serialized_end=4025
+  _globals['_BATCHVOIDTRADESREQUEST']._serialized_start=4027
+  _globals['_BATCHVOIDTRADESREQUEST']._serialized_end=4099
+  _globals['_VOIDTRADEITEM']._serialized_start=4101
+  _globals['_VOIDTRADEITEM']._serialized_end=4222
+  _globals['_BATCHVOIDTRADESRESPONSE']._serialized_start=4224
+  _globals['_BATCHVOIDTRADESRESPONSE']._serialized_end=4301
+  _globals['_VOIDTRADERESULT']._serialized_start=4303
+  _globals['_VOIDTRADERESULT']._serialized_end=4411
+  _globals['_REPRICETRADEREQUEST']._serialized_start=4413
+  _globals['_REPRICETRADEREQUEST']._serialized_end=4530
+  _globals['_REPRICETRADERESPONSE']._serialized_start=4532
+  _globals['_REPRICETRADERESPONSE']._serialized_end=4594
+  _globals['_GETTRADETREEREQUEST']._serialized_start=4596
+  _globals['_GETTRADETREEREQUEST']._serialized_end=4629
+  _globals['_GETTRADETREERESPONSE']._serialized_start=4632
+  _globals['_GETTRADETREERESPONSE']._serialized_end=4996
+  _globals['_TRADESERVICE']._serialized_start=4999
+  _globals['_TRADESERVICE']._serialized_end=6637
 # @@protoc_insertion_point(module_scope)

@@ -7,10 +7,16 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from paymesh.channel.v1 import channel_order_pb2 as _channel_order_pb2
 from paymesh.common.v1 import context_pb2 as _context_pb2
 from paymesh.common.v1 import money_pb2 as _money_pb2
+from paymesh.ops.v1 import ops_service_pb2 as _ops_service_pb2
+from paymesh.pay.v1 import pay_service_pb2 as _pay_service_pb2
+from paymesh.pay.v1 import payment_pb2 as _payment_pb2
+from paymesh.recon.v1 import break_pb2 as _break_pb2
 from paymesh.trade.v1 import trade_pb2 as _trade_pb2
 import builtins as _builtins
 import sys
@@ -39,6 +45,9 @@ class CreateTradeRequest(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     PAY_METHODS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    MERGED_TRADE_IDS_FIELD_NUMBER: _builtins.int
+    HOLD_TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own unique id for this call; 1 to 64 visible ASCII characters."""
     trade_type: _trade_pb2.TradeType.ValueType
@@ -65,7 +74,19 @@ class CreateTradeRequest(_message.Message):
 
     @_builtins.property
     def pay_methods(self) -> _containers.RepeatedCompositeFieldContainer[_trade_pb2.PayMethod]:
-        """When given, the trade is paid by these at once: at most 4."""
+        """When given, the trade is paid by these at once: at most 8."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[_trade_pb2.TradePart]:
+        """The parts of a SPLIT_PURCHASE (2 to 16) or an INSTALMENT_PLAN (2 to 60)."""
+
+    @_builtins.property
+    def merged_trade_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The trades that a MERGED_PAYMENT pays: 2 to 16, CREATED, of the same buyer and currency."""
+
+    @_builtins.property
+    def hold_time_to_live(self) -> _duration_pb2.Duration:
+        """Of PRE_AUTHORIZATION and ESCROW: how long the money may be held; the type's own time where left out."""
 
     def __init__(
         self,
@@ -80,10 +101,13 @@ class CreateTradeRequest(_message.Message):
         lines: _abc.Iterable[_trade_pb2.TradeLine] | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
         pay_methods: _abc.Iterable[_trade_pb2.PayMethod] | None = ...,
+        parts: _abc.Iterable[_trade_pb2.TradePart] | None = ...,
+        merged_trade_ids: _abc.Iterable[_builtins.str] | None = ...,
+        hold_time_to_live: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "hold_time_to_live", b"hold_time_to_live", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "buyer_id", b"buyer_id", "lines", b"lines", "merchant_order_no", b"merchant_order_no", "pay_methods", b"pay_methods", "payee_id", b"payee_id", "request_id", b"request_id", "scene", b"scene", "time_to_live", b"time_to_live", "trade_type", b"trade_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "buyer_id", b"buyer_id", "hold_time_to_live", b"hold_time_to_live", "lines", b"lines", "merchant_order_no", b"merchant_order_no", "merged_trade_ids", b"merged_trade_ids", "parts", b"parts", "pay_methods", b"pay_methods", "payee_id", b"payee_id", "request_id", b"request_id", "scene", b"scene", "time_to_live", b"time_to_live", "trade_type", b"trade_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,13 +254,16 @@ class PayTradeRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TRADE_ID_FIELD_NUMBER: _builtins.int
     PAY_METHODS_FIELD_NUMBER: _builtins.int
+    IS_PARTIAL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own unique id for this call."""
     trade_id: _builtins.str
     """The trade."""
+    is_partial: _builtins.bool
+    """Pays a part: the amounts, which all methods must name, may add up to less than the trade's."""
     @_builtins.property
     def pay_methods(self) -> _containers.RepeatedCompositeFieldContainer[_trade_pb2.PayMethod]:
-        """What pays: 1 to 4."""
+        """What pays: 1 to 8."""
 
     def __init__(
         self,
@@ -244,10 +271,11 @@ class PayTradeRequest(_message.Message):
         request_id: _builtins.str = ...,
         trade_id: _builtins.str = ...,
         pay_methods: _abc.Iterable[_trade_pb2.PayMethod] | None = ...,
+        is_partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pay_methods", b"pay_methods", "request_id", b"request_id", "trade_id", b"trade_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_partial", b"is_partial", "pay_methods", b"pay_methods", "request_id", b"request_id", "trade_id", b"trade_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -655,29 +683,65 @@ Global___GetTradeResponse: _TypeAlias = GetTradeResponse  # noqa: Y015
 
 @_typing.final
 class ListTradesRequest(_message.Message):
-    """Asks for a buyer's trades."""
+    """Asks for trades; of a buyer or of a payee."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BUYER_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAYEE_ID_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    TRADE_TYPES_FIELD_NUMBER: _builtins.int
+    CREATED_FROM_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    SCENE_FIELD_NUMBER: _builtins.int
+    MERCHANT_ORDER_NO_FIELD_NUMBER: _builtins.int
     buyer_id: _builtins.str
-    """The buyer."""
+    """The buyer; or leave it out and name the payee."""
     page_size: _builtins.int
     """At most 200; 50 where left out."""
     page_token: _builtins.str
     """From the response before; empty for the first page."""
+    payee_id: _builtins.str
+    """The payee; or leave it out and name the buyer."""
+    scene: _builtins.str
+    """Only of this scene."""
+    merchant_order_no: _builtins.str
+    """Only with this number."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_trade_pb2.TradeState.ValueType]:
+        """Only in these states; all where left out."""
+
+    @_builtins.property
+    def trade_types(self) -> _containers.RepeatedScalarFieldContainer[_trade_pb2.TradeType.ValueType]:
+        """Only of these types; all where left out."""
+
+    @_builtins.property
+    def created_from(self) -> _timestamp_pb2.Timestamp:
+        """Only created at this time or later."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Only created before this time."""
+
     def __init__(
         self,
         *,
         buyer_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        payee_id: _builtins.str = ...,
+        states: _abc.Iterable[_trade_pb2.TradeState.ValueType] | None = ...,
+        trade_types: _abc.Iterable[_trade_pb2.TradeType.ValueType] | None = ...,
+        created_from: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        scene: _builtins.str = ...,
+        merchant_order_no: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_before", b"created_before", "created_from", b"created_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buyer_id", b"buyer_id", "created_before", b"created_before", "created_from", b"created_from", "merchant_order_no", b"merchant_order_no", "page_size", b"page_size", "page_token", b"page_token", "payee_id", b"payee_id", "scene", b"scene", "states", b"states", "trade_types", b"trade_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -756,3 +820,481 @@ class WatchTradeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchTradeResponse: _TypeAlias = WatchTradeResponse  # noqa: Y015
+
+@_typing.final
+class CaptureTradeRequest(_message.Message):
+    """Asks to take held money."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRADE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    KEEP_REST_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    trade_id: _builtins.str
+    """The AUTHORIZED trade."""
+    keep_rest: _builtins.bool
+    """The rest stays held for another capture; else it goes back to the buyer at once."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much; all that is held where left out."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        trade_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        keep_rest: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "keep_rest", b"keep_rest", "request_id", b"request_id", "trade_id", b"trade_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureTradeRequest: _TypeAlias = CaptureTradeRequest  # noqa: Y015
+
+@_typing.final
+class CaptureTradeResponse(_message.Message):
+    """The trade being settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRADE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trade(self) -> _trade_pb2.Trade:
+        """With attempts."""
+
+    def __init__(
+        self,
+        *,
+        trade: _trade_pb2.Trade | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trade", b"trade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trade", b"trade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureTradeResponse: _TypeAlias = CaptureTradeResponse  # noqa: Y015
+
+@_typing.final
+class BatchCaptureTradesRequest(_message.Message):
+    """Many CaptureTrade calls in one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptureTradeItem]:
+        """Up to 200; each is carried out on its own."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___CaptureTradeItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCaptureTradesRequest: _TypeAlias = BatchCaptureTradesRequest  # noqa: Y015
+
+@_typing.final
+class CaptureTradeItem(_message.Message):
+    """One CaptureTrade call of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def context(self) -> _context_pb2.BusinessContext:
+        """The item's own business context; empty to take one from the call."""
+
+    @_builtins.property
+    def request(self) -> Global___CaptureTradeRequest:
+        """The call."""
+
+    def __init__(
+        self,
+        *,
+        context: _context_pb2.BusinessContext | None = ...,
+        request: Global___CaptureTradeRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureTradeItem: _TypeAlias = CaptureTradeItem  # noqa: Y015
+
+@_typing.final
+class BatchCaptureTradesResponse(_message.Message):
+    """The outcome of each item, in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CaptureTradeResult]:
+        """As many as there were items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CaptureTradeResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchCaptureTradesResponse: _TypeAlias = BatchCaptureTradesResponse  # noqa: Y015
+
+@_typing.final
+class CaptureTradeResult(_message.Message):
+    """The outcome of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Code 0, or the error that the single call would have answered with."""
+
+    @_builtins.property
+    def response(self) -> Global___CaptureTradeResponse:
+        """Set when the code is 0."""
+
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        response: Global___CaptureTradeResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureTradeResult: _TypeAlias = CaptureTradeResult  # noqa: Y015
+
+@_typing.final
+class VoidTradeRequest(_message.Message):
+    """Asks to let held money go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRADE_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    trade_id: _builtins.str
+    """The AUTHORIZED trade."""
+    reason: _builtins.str
+    """For people; at most 255 characters."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        trade_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id", "trade_id", b"trade_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidTradeRequest: _TypeAlias = VoidTradeRequest  # noqa: Y015
+
+@_typing.final
+class VoidTradeResponse(_message.Message):
+    """The trade being settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRADE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trade(self) -> _trade_pb2.Trade:
+        """With attempts."""
+
+    def __init__(
+        self,
+        *,
+        trade: _trade_pb2.Trade | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trade", b"trade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trade", b"trade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidTradeResponse: _TypeAlias = VoidTradeResponse  # noqa: Y015
+
+@_typing.final
+class BatchVoidTradesRequest(_message.Message):
+    """Many VoidTrade calls in one message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___VoidTradeItem]:
+        """Up to 200; each is carried out on its own."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___VoidTradeItem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchVoidTradesRequest: _TypeAlias = BatchVoidTradesRequest  # noqa: Y015
+
+@_typing.final
+class VoidTradeItem(_message.Message):
+    """One VoidTrade call of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def context(self) -> _context_pb2.BusinessContext:
+        """The item's own business context; empty to take one from the call."""
+
+    @_builtins.property
+    def request(self) -> Global___VoidTradeRequest:
+        """The call."""
+
+    def __init__(
+        self,
+        *,
+        context: _context_pb2.BusinessContext | None = ...,
+        request: Global___VoidTradeRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidTradeItem: _TypeAlias = VoidTradeItem  # noqa: Y015
+
+@_typing.final
+class BatchVoidTradesResponse(_message.Message):
+    """The outcome of each item, in the order of the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___VoidTradeResult]:
+        """As many as there were items."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___VoidTradeResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchVoidTradesResponse: _TypeAlias = BatchVoidTradesResponse  # noqa: Y015
+
+@_typing.final
+class VoidTradeResult(_message.Message):
+    """The outcome of one item."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Code 0, or the error that the single call would have answered with."""
+
+    @_builtins.property
+    def response(self) -> Global___VoidTradeResponse:
+        """Set when the code is 0."""
+
+    def __init__(
+        self,
+        *,
+        status: _status_pb2.Status | None = ...,
+        response: Global___VoidTradeResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidTradeResult: _TypeAlias = VoidTradeResult  # noqa: Y015
+
+@_typing.final
+class RepriceTradeRequest(_message.Message):
+    """Asks to change what a trade costs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TRADE_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The caller's own unique id for this call."""
+    trade_id: _builtins.str
+    """The trade; CREATED, without lines and parts."""
+    reason: _builtins.str
+    """For people; at most 255 characters."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """What it costs now; in the same currency."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        trade_id: _builtins.str = ...,
+        amount: _money_pb2.Money | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "reason", b"reason", "request_id", b"request_id", "trade_id", b"trade_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepriceTradeRequest: _TypeAlias = RepriceTradeRequest  # noqa: Y015
+
+@_typing.final
+class RepriceTradeResponse(_message.Message):
+    """The trade."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRADE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trade(self) -> _trade_pb2.Trade:
+        """With attempts."""
+
+    def __init__(
+        self,
+        *,
+        trade: _trade_pb2.Trade | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trade", b"trade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trade", b"trade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepriceTradeResponse: _TypeAlias = RepriceTradeResponse  # noqa: Y015
+
+@_typing.final
+class GetTradeTreeRequest(_message.Message):
+    """Asks for a whole order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Any id of the tree: of a trade, refund, attempt, payment, instruction, journal, channel order, break, a provider's reference, or the biz_id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTradeTreeRequest: _TypeAlias = GetTradeTreeRequest  # noqa: Y015
+
+@_typing.final
+class GetTradeTreeResponse(_message.Message):
+    """A whole order, as one consistent picture: whatever an earlier part refers to is in a later one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRADES_FIELD_NUMBER: _builtins.int
+    PAYMENTS_FIELD_NUMBER: _builtins.int
+    CHANNEL_ORDERS_FIELD_NUMBER: _builtins.int
+    JOURNALS_FIELD_NUMBER: _builtins.int
+    CASES_FIELD_NUMBER: _builtins.int
+    BREAKS_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    MISSING_PARTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trades(self) -> _containers.RepeatedCompositeFieldContainer[_trade_pb2.Trade]:
+        """Every trade of the order, parents before children, with lines, attempts and relations."""
+
+    @_builtins.property
+    def payments(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Payment]:
+        """Their payments with instructions."""
+
+    @_builtins.property
+    def channel_orders(self) -> _containers.RepeatedCompositeFieldContainer[_channel_order_pb2.ChannelOrder]:
+        """The channel orders of those."""
+
+    @_builtins.property
+    def journals(self) -> _containers.RepeatedCompositeFieldContainer[_pay_service_pb2.PaymentJournal]:
+        """The journals of those, with their entries."""
+
+    @_builtins.property
+    def cases(self) -> _containers.RepeatedCompositeFieldContainer[_payment_pb2.Case]:
+        """Cases that a person must decide, or has decided."""
+
+    @_builtins.property
+    def breaks(self) -> _containers.RepeatedCompositeFieldContainer[_break_pb2.Break]:
+        """What reconciliation found wrong."""
+
+    @_builtins.property
+    def timeline(self) -> _containers.RepeatedCompositeFieldContainer[_ops_service_pb2.TimelineEntry]:
+        """What happened, in all services, oldest first."""
+
+    @_builtins.property
+    def missing_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What could not be asked, as "service: reason"; empty where the tree is complete."""
+
+    def __init__(
+        self,
+        *,
+        trades: _abc.Iterable[_trade_pb2.Trade] | None = ...,
+        payments: _abc.Iterable[_payment_pb2.Payment] | None = ...,
+        channel_orders: _abc.Iterable[_channel_order_pb2.ChannelOrder] | None = ...,
+        journals: _abc.Iterable[_pay_service_pb2.PaymentJournal] | None = ...,
+        cases: _abc.Iterable[_payment_pb2.Case] | None = ...,
+        breaks: _abc.Iterable[_break_pb2.Break] | None = ...,
+        timeline: _abc.Iterable[_ops_service_pb2.TimelineEntry] | None = ...,
+        missing_parts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "cases", b"cases", "channel_orders", b"channel_orders", "journals", b"journals", "missing_parts", b"missing_parts", "payments", b"payments", "timeline", b"timeline", "trades", b"trades"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTradeTreeResponse: _TypeAlias = GetTradeTreeResponse  # noqa: Y015

@@ -70,6 +70,36 @@ class TradeServiceStub:
                 request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CloseTradeRequest.SerializeToString,
                 response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CloseTradeResponse.FromString,
                 _registered_method=True)
+        self.CaptureTrade = channel.unary_unary(
+                '/paymesh.trade.v1.TradeService/CaptureTrade',
+                request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CaptureTradeRequest.SerializeToString,
+                response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CaptureTradeResponse.FromString,
+                _registered_method=True)
+        self.BatchCaptureTrades = channel.unary_unary(
+                '/paymesh.trade.v1.TradeService/BatchCaptureTrades',
+                request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchCaptureTradesRequest.SerializeToString,
+                response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchCaptureTradesResponse.FromString,
+                _registered_method=True)
+        self.VoidTrade = channel.unary_unary(
+                '/paymesh.trade.v1.TradeService/VoidTrade',
+                request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.VoidTradeRequest.SerializeToString,
+                response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.VoidTradeResponse.FromString,
+                _registered_method=True)
+        self.BatchVoidTrades = channel.unary_unary(
+                '/paymesh.trade.v1.TradeService/BatchVoidTrades',
+                request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchVoidTradesRequest.SerializeToString,
+                response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchVoidTradesResponse.FromString,
+                _registered_method=True)
+        self.RepriceTrade = channel.unary_unary(
+                '/paymesh.trade.v1.TradeService/RepriceTrade',
+                request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.RepriceTradeRequest.SerializeToString,
+                response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.RepriceTradeResponse.FromString,
+                _registered_method=True)
+        self.GetTradeTree = channel.unary_unary(
+                '/paymesh.trade.v1.TradeService/GetTradeTree',
+                request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeTreeRequest.SerializeToString,
+                response_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeTreeResponse.FromString,
+                _registered_method=True)
         self.GetTrade = channel.unary_unary(
                 '/paymesh.trade.v1.TradeService/GetTrade',
                 request_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeRequest.SerializeToString,
@@ -141,6 +171,48 @@ class TradeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CaptureTrade(self, request, context):
+        """Takes the money of an AUTHORIZED trade: of a pre-authorisation all or part; of an escrow to the merchant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCaptureTrades(self, request, context):
+        """CaptureTrade, many at once; a status per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VoidTrade(self, request, context):
+        """Lets the money of an AUTHORIZED trade go, back to the buyer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchVoidTrades(self, request, context):
+        """VoidTrade, many at once; a status per item.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepriceTrade(self, request, context):
+        """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTradeTree(self, request, context):
+        """The whole order that an id belongs to: trades, payments, channel orders, ledger entries, breaks and timeline.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTrade(self, request, context):
         """One trade with lines, attempts and relations.
         """
@@ -149,7 +221,7 @@ class TradeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTrades(self, request, context):
-        """A buyer's trades, newest first.
+        """A buyer's or a merchant's trades, newest first. A merchant's list follows the trades within seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -199,6 +271,36 @@ def add_TradeServiceServicer_to_server(servicer, server):
                     servicer.CloseTrade,
                     request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CloseTradeRequest.FromString,
                     response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CloseTradeResponse.SerializeToString,
+            ),
+            'CaptureTrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.CaptureTrade,
+                    request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CaptureTradeRequest.FromString,
+                    response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CaptureTradeResponse.SerializeToString,
+            ),
+            'BatchCaptureTrades': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCaptureTrades,
+                    request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchCaptureTradesRequest.FromString,
+                    response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchCaptureTradesResponse.SerializeToString,
+            ),
+            'VoidTrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.VoidTrade,
+                    request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.VoidTradeRequest.FromString,
+                    response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.VoidTradeResponse.SerializeToString,
+            ),
+            'BatchVoidTrades': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchVoidTrades,
+                    request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchVoidTradesRequest.FromString,
+                    response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchVoidTradesResponse.SerializeToString,
+            ),
+            'RepriceTrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepriceTrade,
+                    request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.RepriceTradeRequest.FromString,
+                    response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.RepriceTradeResponse.SerializeToString,
+            ),
+            'GetTradeTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTradeTree,
+                    request_deserializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeTreeRequest.FromString,
+                    response_serializer=paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeTreeResponse.SerializeToString,
             ),
             'GetTrade': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTrade,
@@ -406,6 +508,168 @@ class TradeService:
             '/paymesh.trade.v1.TradeService/CloseTrade',
             paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CloseTradeRequest.SerializeToString,
             paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CloseTradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CaptureTrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.trade.v1.TradeService/CaptureTrade',
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CaptureTradeRequest.SerializeToString,
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.CaptureTradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCaptureTrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.trade.v1.TradeService/BatchCaptureTrades',
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchCaptureTradesRequest.SerializeToString,
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchCaptureTradesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VoidTrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.trade.v1.TradeService/VoidTrade',
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.VoidTradeRequest.SerializeToString,
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.VoidTradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchVoidTrades(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.trade.v1.TradeService/BatchVoidTrades',
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchVoidTradesRequest.SerializeToString,
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.BatchVoidTradesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepriceTrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.trade.v1.TradeService/RepriceTrade',
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.RepriceTradeRequest.SerializeToString,
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.RepriceTradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTradeTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.trade.v1.TradeService/GetTradeTree',
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeTreeRequest.SerializeToString,
+            paymesh_dot_trade_dot_v1_dot_trade__service__pb2.GetTradeTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,

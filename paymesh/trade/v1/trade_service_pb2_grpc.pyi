@@ -49,10 +49,22 @@ class TradeServiceStub:
     """RefundTrade, many at once; a status per item."""
     CloseTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.CloseTradeRequest, _trade_service_pb2.CloseTradeResponse]
     """Closes a CREATED trade."""
+    CaptureTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.CaptureTradeRequest, _trade_service_pb2.CaptureTradeResponse]
+    """Takes the money of an AUTHORIZED trade: of a pre-authorisation all or part; of an escrow to the merchant."""
+    BatchCaptureTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchCaptureTradesRequest, _trade_service_pb2.BatchCaptureTradesResponse]
+    """CaptureTrade, many at once; a status per item."""
+    VoidTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.VoidTradeRequest, _trade_service_pb2.VoidTradeResponse]
+    """Lets the money of an AUTHORIZED trade go, back to the buyer."""
+    BatchVoidTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchVoidTradesRequest, _trade_service_pb2.BatchVoidTradesResponse]
+    """VoidTrade, many at once; a status per item."""
+    RepriceTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.RepriceTradeRequest, _trade_service_pb2.RepriceTradeResponse]
+    """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
+    GetTradeTree: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeTreeRequest, _trade_service_pb2.GetTradeTreeResponse]
+    """The whole order that an id belongs to: trades, payments, channel orders, ledger entries, breaks and timeline."""
     GetTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeRequest, _trade_service_pb2.GetTradeResponse]
     """One trade with lines, attempts and relations."""
     ListTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.ListTradesRequest, _trade_service_pb2.ListTradesResponse]
-    """A buyer's trades, newest first."""
+    """A buyer's or a merchant's trades, newest first. A merchant's list follows the trades within seconds."""
     WatchTrade: _grpc.UnaryStreamMultiCallable[_trade_service_pb2.WatchTradeRequest, _trade_service_pb2.WatchTradeResponse]
     """Streams the trade now and after each change until it is terminal or the deadline passes."""
 
@@ -77,10 +89,22 @@ class TradeServiceAsyncStub(TradeServiceStub):
     """RefundTrade, many at once; a status per item."""
     CloseTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.CloseTradeRequest, _trade_service_pb2.CloseTradeResponse]  # type: ignore[assignment]
     """Closes a CREATED trade."""
+    CaptureTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.CaptureTradeRequest, _trade_service_pb2.CaptureTradeResponse]  # type: ignore[assignment]
+    """Takes the money of an AUTHORIZED trade: of a pre-authorisation all or part; of an escrow to the merchant."""
+    BatchCaptureTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchCaptureTradesRequest, _trade_service_pb2.BatchCaptureTradesResponse]  # type: ignore[assignment]
+    """CaptureTrade, many at once; a status per item."""
+    VoidTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.VoidTradeRequest, _trade_service_pb2.VoidTradeResponse]  # type: ignore[assignment]
+    """Lets the money of an AUTHORIZED trade go, back to the buyer."""
+    BatchVoidTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchVoidTradesRequest, _trade_service_pb2.BatchVoidTradesResponse]  # type: ignore[assignment]
+    """VoidTrade, many at once; a status per item."""
+    RepriceTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.RepriceTradeRequest, _trade_service_pb2.RepriceTradeResponse]  # type: ignore[assignment]
+    """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
+    GetTradeTree: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeTreeRequest, _trade_service_pb2.GetTradeTreeResponse]  # type: ignore[assignment]
+    """The whole order that an id belongs to: trades, payments, channel orders, ledger entries, breaks and timeline."""
     GetTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeRequest, _trade_service_pb2.GetTradeResponse]  # type: ignore[assignment]
     """One trade with lines, attempts and relations."""
     ListTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.ListTradesRequest, _trade_service_pb2.ListTradesResponse]  # type: ignore[assignment]
-    """A buyer's trades, newest first."""
+    """A buyer's or a merchant's trades, newest first. A merchant's list follows the trades within seconds."""
     WatchTrade: _aio.UnaryStreamMultiCallable[_trade_service_pb2.WatchTradeRequest, _trade_service_pb2.WatchTradeResponse]  # type: ignore[assignment]
     """Streams the trade now and after each change until it is terminal or the deadline passes."""
 
@@ -146,6 +170,54 @@ class TradeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Closes a CREATED trade."""
 
     @_abc_1.abstractmethod
+    def CaptureTrade(
+        self,
+        request: _trade_service_pb2.CaptureTradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trade_service_pb2.CaptureTradeResponse, _abc.Awaitable[_trade_service_pb2.CaptureTradeResponse]]:
+        """Takes the money of an AUTHORIZED trade: of a pre-authorisation all or part; of an escrow to the merchant."""
+
+    @_abc_1.abstractmethod
+    def BatchCaptureTrades(
+        self,
+        request: _trade_service_pb2.BatchCaptureTradesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trade_service_pb2.BatchCaptureTradesResponse, _abc.Awaitable[_trade_service_pb2.BatchCaptureTradesResponse]]:
+        """CaptureTrade, many at once; a status per item."""
+
+    @_abc_1.abstractmethod
+    def VoidTrade(
+        self,
+        request: _trade_service_pb2.VoidTradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trade_service_pb2.VoidTradeResponse, _abc.Awaitable[_trade_service_pb2.VoidTradeResponse]]:
+        """Lets the money of an AUTHORIZED trade go, back to the buyer."""
+
+    @_abc_1.abstractmethod
+    def BatchVoidTrades(
+        self,
+        request: _trade_service_pb2.BatchVoidTradesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trade_service_pb2.BatchVoidTradesResponse, _abc.Awaitable[_trade_service_pb2.BatchVoidTradesResponse]]:
+        """VoidTrade, many at once; a status per item."""
+
+    @_abc_1.abstractmethod
+    def RepriceTrade(
+        self,
+        request: _trade_service_pb2.RepriceTradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trade_service_pb2.RepriceTradeResponse, _abc.Awaitable[_trade_service_pb2.RepriceTradeResponse]]:
+        """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
+
+    @_abc_1.abstractmethod
+    def GetTradeTree(
+        self,
+        request: _trade_service_pb2.GetTradeTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trade_service_pb2.GetTradeTreeResponse, _abc.Awaitable[_trade_service_pb2.GetTradeTreeResponse]]:
+        """The whole order that an id belongs to: trades, payments, channel orders, ledger entries, breaks and timeline."""
+
+    @_abc_1.abstractmethod
     def GetTrade(
         self,
         request: _trade_service_pb2.GetTradeRequest,
@@ -159,7 +231,7 @@ class TradeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trade_service_pb2.ListTradesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trade_service_pb2.ListTradesResponse, _abc.Awaitable[_trade_service_pb2.ListTradesResponse]]:
-        """A buyer's trades, newest first."""
+        """A buyer's or a merchant's trades, newest first. A merchant's list follows the trades within seconds."""
 
     @_abc_1.abstractmethod
     def WatchTrade(
