@@ -38,6 +38,7 @@ class ChannelOrder(Row, frozen=True, kw_only=True):
     context: Blob  # paykit.context.pack
     created_at_ms: Millis
     finished_at_ms: Millis | None
+    settled_minor: Minor = 0  # what the provider really moved, where that may differ and does; else 0
 
 
 @mapped(

@@ -37,6 +37,15 @@ class Trade(Row, frozen=True, kw_only=True):
     expires_at_ms: Millis | None  # None where it is never unpaid: a refund
     due_at_ms: Millis | None  # CREATED: when it expires; PAYING: when pay_core is asked next; None once terminal
     context: Blob  # paykit.context.pack
+    paid_minor: Minor = 0  # by itself, or by its parts
+    part_count: Small = 0
+    part_paid_count: Small = 0
+    open_attempt_count: Small = 0  # attempts under way
+    group_trade_id: Id = ""  # the merged payment that is paying it just now; empty otherwise
+    purpose: Code = ""  # of a refund nobody asked for: DUPLICATE or LATE
+    repairs_attempt_id: Id = ""  # of such a refund: the attempt whose money it gives back
+    hold_time_to_live_ms: Millis = 0  # of AUTHORIZE and ESCROW types
+    hold_expires_at_ms: Millis | None = None
 
 
 @mapped(metadata, "trade_line", index=[("trade_id",)])
@@ -77,3 +86,30 @@ class PayAttempt(Row, frozen=True, kw_only=True):
     failure_reason: Name
     created_at_ms: Millis
     finished_at_ms: Millis | None
+    amount_minor: Minor = 0
+    awaits_customer: Small = 0  # 1: only the customer is waited for, so another may be begun meanwhile
+    payment_version: Millis = 0  # of the payment when it was last heard of
+
+
+@mapped(metadata, "merchant_trade", unique=["trade_id"], index=[("payee_id", "trade_id")])
+class MerchantTrade(Row, frozen=True, kw_only=True):
+    """A trade as its payee lists it ("mtr_…"): a projection on the payee's slot, as of ``trade_version``."""
+
+    biz_id: Id
+    trade_id: Id
+    payee_id: Name
+    trade_version: Millis
+    trade_type: Code
+    state: Code
+    buyer_id: Name
+    merchant_order_no: Name
+    scene: Name
+    currency: Code
+    amount_minor: Minor
+    paid_minor: Minor
+    refunded_minor: Minor
+    refundable_minor: Minor
+    reason: Name
+    created_at_ms: Millis
+    paid_at_ms: Millis | None
+    expires_at_ms: Millis | None
