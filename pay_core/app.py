@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pay_core.api import LedgerApi, PayApi, TransitApi
-from pay_core.commands import SETTLE_TRANSIT
 from pay_core.consumers import ChannelResults
 from pay_core.settings import PayCoreSettings
 from pay_core.tables import Instruction, Journal, Payment
 from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
+from pay_core.transit import SETTLE_TRANSIT
 from paykit.clock import Clock
 from paykit.events.bus import Bus
 from paykit.events.calls import DurableCall

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from google.protobuf.wrappers_pb2 import StringValue
 
-from pay_core import commands
+from pay_core import commands, transit
 from pay_core.ledger import KIND_OF_NUMBER, AccountKind
 from pay_core.orchestration import PaymentView
 from pay_core.payment import BALANCE, CHANNEL, Funding, InstructionState, Payee
@@ -101,7 +101,7 @@ class World:
         if row.destination == SUBMIT_CHANNEL_ORDER:
             self._answer_channel(row, provider_agrees)
         elif row.destination in (RECEIVE_TRANSIT, DRAW_TRANSIT):
-            kind = commands.ReceiveTransit if row.destination == RECEIVE_TRANSIT else commands.DrawTransit
+            kind = transit.ReceiveTransit if row.destination == RECEIVE_TRANSIT else transit.DrawTransit
             request = ledger_service_pb2.ReceiveTransitRequest.FromString(row.body)
             called = Origin.rpc(context, kind.__name__, request.owner_id, request.instruction_id, request)
             amount = request.amount

@@ -1,39 +1,24 @@
-"""PayService, LedgerService and TransitService: checks fields, translates, decides nothing."""
+"""PayService: checks fields, translates, decides nothing."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pay_core import commands, queries
-from pay_core.convert import account_proto, entry_proto, payment_proto
-from pay_core.ledger import KIND_OF_NUMBER, OWNED_KINDS, AccountKind, is_internal
+from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, customer
+from pay_core.convert import payment_proto
+from pay_core.ledger import KIND_OF_NUMBER, AccountKind
 from pay_core.orchestration import PaymentView
-from pay_core.payment import BALANCE, Funding, Payee
+from pay_core.payment import Funding, Payee
 from paykit import context as business_context
-from paykit.errors import NotFound
 from paykit.rpc.batching import serve_batch
 from paykit.rpc.checks import Fields, encode_page_token
 from paykit.store.command import Origin
 from paykit.store.store import Store
-from paymesh.pay.v1 import (
-    ledger_service_pb2,
-    ledger_service_pb2_grpc,
-    pay_service_pb2,
-    pay_service_pb2_grpc,
-    payment_pb2,
-)
+from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc, payment_pb2
 
-_ACCOUNT_KIND: Any = payment_pb2.AccountKind
-_OWNED_NUMBERS = [payment_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind}") for kind in OWNED_KINDS]
 _MAX_FUNDINGS = 4
 _MAX_PAYEES = 16
-
-
-def _customer(fields: Fields, field: str, owner_id: str) -> str:
-    """A checked owner who is not the platform itself."""
-    if is_internal(owner_id):
-        fields.fail(field, "names an owner of the platform's own accounts")
-    return fields.name(field, owner_id)
 
 
 def _funding(fields: Fields, message: payment_pb2.Funding, amount_minor: int) -> Funding:
@@ -86,10 +71,10 @@ def _payees(fields: Fields, request: pay_service_pb2.TransferRequest) -> list[Pa
     result = []
     for i, message in enumerate(request.payees):
         nested = fields.under(f"payees[{i}]")
-        _customer(nested, "owner_id", message.owner_id)
+        customer(nested, "owner_id", message.owner_id)
         nested.money("amount", message.amount)
         nested.same_currency("amount", message.amount, request.amount.currency_code)
-        nested.enum("account_kind", message.account_kind, _ACCOUNT_KIND, _OWNED_NUMBERS)
+        nested.enum("account_kind", message.account_kind, ACCOUNT_KIND, OWNED_NUMBERS)
         kind = KIND_OF_NUMBER.get(message.account_kind, AccountKind.USER)
         result.append(Payee(message.owner_id, kind, message.amount.amount_minor))
     if sum(payee.amount_minor for payee in result) != request.amount.amount_minor:
@@ -111,7 +96,7 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
     async def Recharge(self, request: Any, context: Any) -> Any:
         fields = Fields()
         fields.request_id(request.request_id)
-        owner_id = _customer(fields, "owner_id", request.owner_id)
+        owner_id = customer(fields, "owner_id", request.owner_id)
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
         funding = _channel_funding(fields.under("funding"), request.funding, request.amount)
@@ -124,7 +109,7 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
     async def Withdraw(self, request: Any, context: Any) -> Any:
         fields = Fields()
         fields.request_id(request.request_id)
-        owner_id = _customer(fields, "owner_id", request.owner_id)
+        owner_id = customer(fields, "owner_id", request.owner_id)
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
         target = _channel_funding(fields.under("destination"), request.destination, request.amount)
@@ -137,7 +122,7 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
     async def Transfer(self, request: Any, context: Any) -> Any:
         fields = Fields()
         fields.request_id(request.request_id)
-        payer_id = _customer(fields, "payer_id", request.payer_id)
+        payer_id = customer(fields, "payer_id", request.payer_id)
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
         fundings, payees = _fundings(fields, request), _payees(fields, request)
@@ -212,110 +197,3 @@ class PayApi(pay_service_pb2_grpc.PayServiceServicer):
 
     async def BatchGetPayments(self, request: Any, context: Any) -> Any:
         return await serve_batch(request, context, self.GetPayment, pay_service_pb2.BatchGetPaymentsResponse)
-
-
-class LedgerApi(ledger_service_pb2_grpc.LedgerServiceServicer):
-    """Reads of the ledger."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def GetAccount(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        account_id = fields.id("account_id", request.account_id, "acc")
-        fields.raise_if_any()
-        account = await queries.account_by_id(self._store, account_id, shadow=business_context.current().shadow)
-        return ledger_service_pb2.GetAccountResponse(account=account_proto(account))
-
-    async def ListAccounts(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        owner_id = fields.name("owner_id", request.owner_id)
-        size = fields.page_size(request.page_size)
-        scope = f"accounts {owner_id}"
-        after_id = fields.page_token(request.page_token, scope, str)
-        fields.raise_if_any()
-        shadow = business_context.current().shadow
-        rows = await queries.accounts_of(self._store, owner_id, after_id, size + 1, shadow=shadow)
-        token = encode_page_token(scope, rows[size - 1].id) if len(rows) > size else ""
-        accounts = [account_proto(row) for row in rows[:size]]
-        return ledger_service_pb2.ListAccountsResponse(accounts=accounts, next_page_token=token)
-
-    async def ListEntries(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        account_id = fields.id("account_id", request.account_id, "acc")
-        size = fields.page_size(request.page_size)
-        scope = f"entries {account_id}"
-        before_id = fields.page_token(request.page_token, scope, str)
-        fields.raise_if_any()
-        shadow = business_context.current().shadow
-        rows = await queries.entries_of(self._store, account_id, before_id, size + 1, shadow=shadow)
-        token = encode_page_token(scope, rows[size - 1].id) if len(rows) > size else ""
-        entries = [entry_proto(row) for row in rows[:size]]
-        return ledger_service_pb2.ListEntriesResponse(entries=entries, next_page_token=token)
-
-
-class TransitApi(ledger_service_pb2_grpc.TransitServiceServicer):
-    """Money between slots; called by pay_core's own outbox."""
-
-    def __init__(self, store: Store, result_due_ms: int) -> None:
-        self._store = store
-        self._result_due_ms = result_due_ms
-
-    async def ReceiveTransit(self, request: Any, context: Any) -> Any:
-        journal_id = await self._store.run(_move(commands.ReceiveTransit, request))
-        return ledger_service_pb2.ReceiveTransitResponse(journal_id=journal_id)
-
-    async def DrawTransit(self, request: Any, context: Any) -> Any:
-        journal_id = await self._store.run(_move(commands.DrawTransit, request))
-        return ledger_service_pb2.DrawTransitResponse(journal_id=journal_id)
-
-    async def SettleTransit(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
-        payment_id = fields.id("payment_id", request.payment_id, "pay")
-        if not request.drawn:
-            fields.name("failure_reason", request.failure_reason)
-        fields.raise_if_any()
-        origin = Origin.rpc(business_context.current(), "SettleTransit", instruction_id, instruction_id, request)
-        command = commands.SettleInstruction(
-            origin,
-            payment_id,
-            instruction_id,
-            tool=BALANCE,
-            failure_reason="" if request.drawn else request.failure_reason,
-            result_due_ms=self._result_due_ms,
-        )
-        try:
-            await self._store.run(command)
-        except NotFound as error:
-            raise NotFound(error.message, reason="INSTRUCTION_NOT_FOUND") from error
-        return ledger_service_pb2.SettleTransitResponse()
-
-    async def BatchReceiveTransit(self, request: Any, context: Any) -> Any:
-        return await serve_batch(request, context, self.ReceiveTransit, ledger_service_pb2.BatchReceiveTransitResponse)
-
-    async def BatchDrawTransit(self, request: Any, context: Any) -> Any:
-        return await serve_batch(request, context, self.DrawTransit, ledger_service_pb2.BatchDrawTransitResponse)
-
-    async def BatchSettleTransit(self, request: Any, context: Any) -> Any:
-        return await serve_batch(request, context, self.SettleTransit, ledger_service_pb2.BatchSettleTransitResponse)
-
-
-def _move(kind: type[commands.MoveTransit], request: Any) -> commands.MoveTransit:
-    fields = Fields()
-    instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
-    payment_id = fields.id("payment_id", request.payment_id, "pay")
-    owner_id = _customer(fields, "owner_id", request.owner_id)
-    fields.enum("account_kind", request.account_kind, _ACCOUNT_KIND, _OWNED_NUMBERS)
-    fields.money("amount", request.amount)
-    fields.raise_if_any()
-    origin = Origin.rpc(business_context.current(), kind.__name__, owner_id, instruction_id, request)
-    return kind(
-        origin,
-        instruction_id,
-        payment_id,
-        owner_id,
-        KIND_OF_NUMBER[request.account_kind],
-        request.amount.currency_code,
-        request.amount.amount_minor,
-    )

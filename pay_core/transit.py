@@ -1,0 +1,66 @@
+"""Moves of money between slots: each command is one balanced journal, joined to the other slot's by transit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pay_core import ledger
+from pay_core.ledger import AccountKind, AccountRef, Draft, Leg, internal, owned
+from pay_core.tools.balance import INSUFFICIENT_FUNDS
+from paykit.ids import slot_of
+from paykit.store.command import Command, Origin, Rows, Work
+from paykit.store.row import Key
+from paymesh.pay.v1 import ledger_service_pb2
+
+SETTLE_TRANSIT = "/paymesh.pay.v1.TransitService/SettleTransit"
+
+
+class MoveTransit(Command[str]):
+    """One balanced journal on the slot of a customer's account, the other side of which is on the payment's slot."""
+
+    result_type = str
+
+    def __init__(
+        self,
+        origin: Origin,
+        instruction_id: str,
+        payment_id: str,
+        owner_id: str,
+        kind: AccountKind,
+        currency: str,
+        amount_minor: int,
+    ) -> None:
+        super().__init__(slot_of(owner_id), origin)
+        self.instruction_id, self.payment_id, self.amount_minor = instruction_id, payment_id, amount_minor
+        self.account: AccountRef = owned(owner_id, kind, currency)
+        self.in_transit: AccountRef = internal(self.slot, AccountKind.IN_TRANSIT, currency)
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        return ledger.account_keys([self.account, self.in_transit])
+
+    def _post(self, work: Work, leg: Leg, debit: AccountRef, credit: AccountRef) -> str:
+        draft = Draft(self.slot, self.account.currency)
+        draft.move(self.instruction_id, self.amount_minor, leg, debit, credit)
+        return ledger.post(work, draft, self.payment_id).id
+
+
+class ReceiveTransit(MoveTransit):
+    """Money from another slot arrives. It never fails: an account that is not there is made."""
+
+    def decide(self, work: Work) -> str:
+        return self._post(work, Leg.RECEIVED, self.in_transit, self.account)
+
+
+class DrawTransit(MoveTransit):
+    """Another slot wants money of an account here; the answer goes back as a durable call. "" for too little."""
+
+    def decide(self, work: Work) -> str:
+        drawn = ledger.available_minor(work, self.account) >= self.amount_minor
+        answer = ledger_service_pb2.SettleTransitRequest(
+            instruction_id=self.instruction_id,
+            payment_id=self.payment_id,
+            drawn=drawn,
+            failure_reason="" if drawn else INSUFFICIENT_FUNDS,
+        )
+        work.call(SETTLE_TRANSIT, answer)
+        return self._post(work, Leg.SENT, self.account, self.in_transit) if drawn else ""
