@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+rules = typer.Typer(help="Judges rules files.", no_args_is_help=True)
+app.add_typer(rules, name="rules")
+
 Config = Annotated[
     Path | None,
     typer.Option(help="The settings file; left out: the stack's, else the last demo's.", show_default=False),
@@ -112,6 +115,19 @@ def serve(
     from meshctl import serve as command
 
     command.run(service, config)
+
+
+@rules.command(name="check")
+def check_rules(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The rules file.")],
+    channel: Annotated[
+        list[str] | None, typer.Option(help="A channel there is; once for each. Left out: any.", show_default=False)
+    ] = None,
+) -> None:
+    """Check a rules file: print what it has, or every problem with its place and exit 1."""
+    from meshctl import rules as command
+
+    raise typer.Exit(command.check(file, channel or [], typer.echo))
 
 
 def main() -> None:
