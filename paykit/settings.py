@@ -54,6 +54,7 @@ class ExecutorSettings(Section):
     statement_timeout_s: Seconds = 10.0
     write_pool_size: Annotated[int, Field(ge=1, le=1000)] = 6  # lanes, housekeeping and settling unknown commits
     read_pool_size: Annotated[int, Field(ge=1, le=1000)] = 8  # reads that decide nothing
+    snapshot_pool_size: Annotated[int, Field(ge=1, le=1000)] = 4  # consistent reads of several tables
     pool_timeout_s: Seconds = 5.0
     pool_recycle_s: Seconds = 1800.0
 
@@ -98,8 +99,8 @@ class TimerSettings(Section):
     """How rows whose due time has passed are found and fired."""
 
     interval_s: Seconds = 1.0
-    limit: Count = 500  # rows of one kind of one shard at a time
-    max_concurrent: Count = 64
+    limit: Count = 1000  # rows of one kind of one shard at a time
+    max_concurrent: Count = 128  # of one kind of one shard: fills transactions, and others wait for two at most
 
 
 class ServiceSettings(Section):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import msgspec
 import structlog
@@ -126,10 +128,14 @@ class TimerLoop:
         self._column = timer.row_type.__table__.c[timer.column]
         self._consumer = f"{TICKET_PREFIX}{timer.name}"
         self._caller = self._consumer[:_NAME_LENGTH_MAX]
-        self._firing: dict[str, asyncio.Task[None]] = {}
+        self._waiting: deque[Any] = deque()  # rows found and not yet firing
+        self._held: set[str] = set()  # ids of those that wait or fire
         self._finished: set[str] = set()  # since the last look began
         self._failing: dict[str, Failing] = {}
-        self._slots = asyncio.Semaphore(settings.max_concurrent)
+        self._workers: set[asyncio.Task[None]] = set()
+        # Held rows are found again by the next look: it pays to have most of a page done before, and not to run dry.
+        self._few = min(settings.max_concurrent, self._limit // 2)
+        self._has_few = asyncio.Event()
         self._outcome = {outcome: metrics.timers_fired.labels(timer.name, outcome) for outcome in ("fired", "failed")}
 
     async def run_forever(self) -> None:
@@ -144,11 +150,16 @@ class TimerLoop:
             # Jittered, so that the processes of a service do not all fire the same rows at the same moment.
             wait_s = self._settings.interval_s * random.uniform(0.75, 1.0)
             if more:
-                # A full page: the rest is due now, as soon as what fires has moved its due times.
-                await asyncio.wait(list(self._firing.values()), timeout=wait_s)
+                # A full page: the rest is due now, as soon as most of what fires has moved its due times.
+                await self._until_few(wait_s)
             else:
                 # Rows that keep failing are found each time: many of them make looking dear, and there is no hurry.
                 await asyncio.sleep(wait_s * (1 + len(self._failing) / self._limit))
+
+    async def _until_few(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._has_few.wait()
 
     async def look(self) -> bool:
         """Starts to fire what is due; whether there is more than fits one page."""
@@ -157,27 +168,52 @@ class TimerLoop:
         forget_ms = now_ms - int(1000 * _RETRY_MAX_S)
         self._failing = {id_: row for id_, row in self._failing.items() if row.not_before_ms > forget_ms}
         # Rows that are held are found again each time: a page must have room for others behind them.
-        limit = self._limit + min(_HELD_MAX, len(self._firing) + len(self._failing))
+        limit = self._limit + min(_HELD_MAX, len(self._held) + len(self._failing))
         due = select(self._column.table).where(self._column <= now_ms).order_by(self._column).limit(limit)
         rows = await self._store.fetch_shard(self._timer.row_type, due, self.mode, self.shard)
         started = 0
         for row in rows:
             # What finished while the rows were being read may have been read as it was before.
-            if row.id in self._firing or row.id in self._finished:
+            if row.id in self._held or row.id in self._finished:
                 continue
             failing = self._failing.get(row.id)
             if failing is not None and failing.not_before_ms > now_ms:
                 continue
-            if len(self._firing) >= _HELD_MAX:
+            if len(self._held) >= _HELD_MAX:
                 break
-            task = asyncio.create_task(self._fire(row))
-            self._firing[row.id] = task
+            self._held.add(row.id)
+            self._waiting.append(row)
             started += 1
+        self._start_workers()
         return started >= self._limit
+
+    def _start_workers(self) -> None:
+        """Workers rather than a task a row: by the thousand, tasks that wait for their turn are what costs."""
+        if len(self._held) > self._few:
+            self._has_few.clear()
+        for _ in range(min(len(self._waiting), self._settings.max_concurrent - len(self._workers))):
+            self._workers.add(asyncio.create_task(self._work(), name=f"timer-{self.name}-worker"))
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting:
+                await self._take(self._waiting.popleft())
+        finally:
+            # At once, not when the task is done: a look in between would count on it.
+            self._workers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _take(self, row: Any) -> None:
+        try:
+            await self._fire(row)
+        finally:
+            self._held.discard(row.id)
+            self._finished.add(row.id)
+            if len(self._held) <= self._few:
+                self._has_few.set()
 
     async def _fire(self, row: Any) -> None:
         try:
-            async with self._slots, asyncio.timeout(_FIRE_TIMEOUT_S):
+            async with asyncio.timeout(_FIRE_TIMEOUT_S):
                 stored = business.unpack(row.context)
                 with business.use(msgspec.structs.replace(stored, caller=self._caller, deadline_ms=None)):
                     await self._timer.fire(row)
@@ -187,9 +223,6 @@ class TimerLoop:
         else:
             self._failing.pop(row.id, None)
             self._outcome["fired"].inc()
-        finally:
-            self._firing.pop(row.id, None)
-            self._finished.add(row.id)
 
     async def _put_off(self, row: Any, error: Exception) -> None:
         """Later, and later each time; with a ticket where waiting alone will not help."""
@@ -235,8 +268,9 @@ class TimerLoop:
         _log.error("timer_dead_lettered", timer=self.name, row_id=row.id, error_type=type(error).__name__)
 
     async def stop(self, grace_s: float) -> None:
-        """Lets what fires finish for a bounded time, then cancels it."""
-        tasks = list(self._firing.values())
+        """Drops what waits, lets what fires finish for a bounded time, then cancels it."""
+        self._waiting.clear()
+        tasks = list(self._workers)
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=grace_s)

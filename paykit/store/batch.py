@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from google.protobuf.message import Message
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from paykit import context as business_context
 from paykit.context import BusinessContext
 from paykit.ids import new_id
-from paykit.store.command import Change, Command
+from paykit.store.command import Change, Command, Previewed
 from paykit.store.row import Key, Row, RowT
 from paykit.store.system import CommandRecord, Outbox
 
@@ -21,6 +21,10 @@ _encode_changes = msgspec.json.Encoder().encode
 
 class NotLoaded(Exception):
     """A decision needs a row that its ``reads`` did not name, as far as the rows then led."""
+
+
+_UNKNOWN: Any = object()
+_Link = tuple[dict[str, Any], str, Any]  # ids by unique value, the value, and what stood there
 
 
 class TableRows:
@@ -60,19 +64,28 @@ class TableRows:
             else:
                 self.references[column][getattr(row, column)].append(row.id)
 
-    def link(self, row: Row) -> None:
-        """Makes an inserted row findable by all it can be looked up by."""
+    def insert(self, row: Row) -> list[_Link]:
+        """Adds a row, findable by all it can be looked up by; what ``remove`` needs to undo it."""
+        self.current[row.id] = row
+        links: list[_Link] = []
         for column in self.row_type.__unique__:
-            self.uniques.setdefault(column, {})[getattr(row, column)] = row.id
+            found, value = self.uniques.setdefault(column, {}), getattr(row, column)
+            links.append((found, value, found.get(value, _UNKNOWN)))
+            found[value] = row.id
         for column, reference in self.references.items():
             ids = reference.get(getattr(row, column))
             if ids is not None:
                 ids.append(row.id)
+        return links
 
-    def unlink(self, row: Row) -> None:
-        """Undoes ``link``. The values stay known: the insert could only be decided on their absence."""
-        for column in self.row_type.__unique__:
-            self.uniques[column][getattr(row, column)] = None
+    def remove(self, row: Row, links: list[_Link]) -> None:
+        """Undoes ``insert``: what was known to be absent is so again, what was not known neither."""
+        del self.current[row.id]
+        for found, value, before in links:
+            if before is _UNKNOWN:
+                del found[value]
+            else:
+                found[value] = before
         for column, reference in self.references.items():
             ids = reference.get(getattr(row, column))
             if ids is not None:
@@ -102,6 +115,15 @@ class LoadedSoFar:
             return []
 
 
+class _Write(NamedTuple):
+    """What a command did to one row, so that it can be undone."""
+
+    table: TableRows
+    row: Row
+    before: Row | None  # None where it was inserted
+    links: list[_Link]
+
+
 class Batch:
     """All tables of one batch, and the Work of the command being decided."""
 
@@ -114,7 +136,7 @@ class Batch:
         self.is_changed = False
         self._command: Command[Any]
         self._context: BusinessContext
-        self._undo: list[Callable[[], None]] = []
+        self._writes: list[_Write] = []
         self._changes: list[Change] = []
         self._messages: list[Outbox] = []
 
@@ -175,14 +197,7 @@ class Batch:
         table = self.table(type(row))
         assert row.version == 1, f"{row.id} inserted at version {row.version}"
         assert row.id not in table.current, f"{row.id} inserted twice"
-        table.current[row.id] = row
-        table.link(row)
-
-        def undo() -> None:
-            del table.current[row.id]
-            table.unlink(row)
-
-        self._undo.append(undo)
+        self._writes.append(_Write(table, row, None, table.insert(row)))
         if audit:
             state = getattr(row, "state", "")
             self._changes.append(Change(row.id, row.__entity__, parent_id, "", state, note))
@@ -194,11 +209,7 @@ class Batch:
         assert row.version == before.version, f"{row.id} was decided on an old version"
         after = msgspec.structs.replace(row, version=row.version + 1)
         table.current[row.id] = after
-
-        def undo() -> None:
-            table.current[row.id] = before
-
-        self._undo.append(undo)
+        self._writes.append(_Write(table, row, before, []))
         if audit:
             from_state, to_state = getattr(before, "state", ""), getattr(after, "state", "")
             if from_state != to_state or note:
@@ -234,22 +245,41 @@ class Batch:
 
     def decide(self, command: Command[Any]) -> Any:
         """Runs one decision. Whatever it raises, its own changes are gone and nothing else's."""
-        self._command, self._context = command, command.origin.context
-        self._undo, self._changes, self._messages = [], [], []
+        self._begin(command)
         try:
             result = command.decide(self)
             self._record(command, result)
         except BaseException:
-            for undo in reversed(self._undo):
-                undo()
+            self._undo()
             raise
         self.outbox += self._messages
-        self.is_changed = self.is_changed or bool(self._undo)
+        self.is_changed = self.is_changed or bool(self._writes)
         return result
+
+    def preview(self, command: Command[Any]) -> Previewed[Any]:
+        """Runs one decision, and undoes it: the batch is as it was."""
+        self._begin(command)
+        try:
+            result = command.decide(self)
+            written = dict.fromkeys([(write.table, write.row.id) for write in self._writes])
+            return Previewed(result, [table.current[id_] for table, id_ in written])
+        finally:
+            self._undo()
+
+    def _begin(self, command: Command[Any]) -> None:
+        self._command, self._context = command, command.origin.context
+        self._writes, self._changes, self._messages = [], [], []
+
+    def _undo(self) -> None:
+        for table, row, before, links in reversed(self._writes):
+            if before is None:
+                table.remove(row, links)
+            else:
+                table.current[row.id] = before
 
     def _record(self, command: Command[Any], result: Any) -> None:
         origin = command.origin
-        if not origin.key and not self._undo and not self._messages:
+        if not origin.key and not self._writes and not self._messages:
             return  # a timer that found nothing to do
         record = CommandRecord(
             id=origin.key or new_id("cmd", command.slot, self.now_ms),

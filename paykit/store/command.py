@@ -16,7 +16,7 @@ import msgspec
 from google.protobuf.message import Message
 
 from paykit.context import BusinessContext
-from paykit.store.row import Key, RowT
+from paykit.store.row import Key, Row, RowT
 
 _REQUEST_ID_LENGTH = 64  # of the column
 
@@ -73,6 +73,16 @@ class Origin(msgspec.Struct, frozen=True):
 
 def _digest(*parts: str) -> str:
     return hashlib.blake2b("\x00".join(parts).encode(), digest_size=16).hexdigest()
+
+
+class Previewed(msgspec.Struct, Generic[R], frozen=True):
+    """What a command would answer, and the rows it would leave: each inserted or changed one once, as first written.
+
+    Versions are those that would be stored.
+    """
+
+    result: R
+    rows: list[Row]
 
 
 class Rows(Protocol):

@@ -1,4 +1,4 @@
-"""Database engines: one for writing transactions and one for reads that decide nothing, per shard and mode."""
+"""Database engines of a shard: for writing transactions, for reads that decide nothing, and for snapshots."""
 
 from __future__ import annotations
 
@@ -27,23 +27,33 @@ _MYSQL_SETTINGS = (
 
 
 # What every session is set to, whatever the server behind the address: texts are escaped with backslashes and are never
-# cut, a locked row is not waited for without end, and (MariaDB) a writer that vanished does not keep its rows locked.
+# cut, a locked row is not waited for without end, and (MariaDB) one that vanished keeps neither rows locked nor, having
+# only read, the old versions of all rows.
 _SESSION = (
     "SET SESSION innodb_lock_wait_timeout={lock_timeout_s}, sql_mode='STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'"
-    " /*M!100300 , idle_write_transaction_timeout=60 */"
+    " /*M!100300 , idle_write_transaction_timeout=60, idle_readonly_transaction_timeout=60 */"
 )
+
+_MYSQL_SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+_SQLITE_SNAPSHOT = "BEGIN"  # in WAL the first read fixes what all others see, and nothing is locked
+_SQLITE_WRITE = "BEGIN IMMEDIATE"
 
 
 class ShardEngines:
-    """The two engines of one shard on one side (live or shadow)."""
+    """The three engines of one shard on one side (live or shadow)."""
 
     def __init__(self, url: str, settings: ExecutorSettings) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        make = _sqlite_engine if self.is_sqlite else _mysql_engine
+        make, begin, snapshot = (
+            (_sqlite_engine, _SQLITE_WRITE, _SQLITE_SNAPSHOT)
+            if self.is_sqlite
+            else (_mysql_engine, None, _MYSQL_SNAPSHOT)
+        )
         # Each lane keeps a connection of its own; the rest is for housekeeping and settling.
-        self.writer = make(url, "READ COMMITTED", settings.lanes + settings.write_pool_size, settings)
-        self.reader = make(url, "AUTOCOMMIT", settings.read_pool_size, settings)
+        self.writer = make(url, "READ COMMITTED", begin, settings.lanes + settings.write_pool_size, settings)
+        self.reader = make(url, "AUTOCOMMIT", None, settings.read_pool_size, settings)
+        self.snapshots = make(url, "REPEATABLE READ", snapshot, settings.snapshot_pool_size, settings)
 
     @property
     def address(self) -> str:
@@ -63,9 +73,12 @@ class ShardEngines:
         """Closes all connections."""
         await self.writer.dispose()
         await self.reader.dispose()
+        await self.snapshots.dispose()
 
 
-def _mysql_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSettings) -> AsyncEngine:
+def _mysql_engine(
+    url: str, isolation: str, begin: str | None, pool_size: int, settings: ExecutorSettings
+) -> AsyncEngine:
     engine = create_async_engine(
         url,
         isolation_level=isolation,
@@ -74,6 +87,7 @@ def _mysql_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSe
         pool_timeout=settings.pool_timeout_s,
         pool_recycle=int(settings.pool_recycle_s),
         pool_reset_on_return=None,
+        skip_autocommit_rollback=True,
         execution_options={"no_parameters": True},  # else the driver looks for marks in texts that have none
         connect_args={
             "charset": "utf8mb4",
@@ -83,13 +97,19 @@ def _mysql_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSe
     )
 
     def reset(dbapi_connection: Any, record: Any, reset_state: Any) -> None:
-        # A ROLLBACK on every return would cost a round trip; writers end their own transactions, readers autocommit.
-        if isolation != "AUTOCOMMIT" and not reset_state.terminate_only:
+        # A ROLLBACK on every return would cost a round trip: transactions were ended before, readers autocommit.
+        if isolation != "AUTOCOMMIT" and not (reset_state.transaction_was_reset or reset_state.terminate_only):
             dbapi_connection.rollback()
 
     event.listen(engine.sync_engine, "reset", reset)
     event.listen(engine.sync_engine, "handle_error", _mark_broken)
+    _begin_with(engine, begin)
     return engine
+
+
+def _begin_with(engine: AsyncEngine, statement: str | None) -> None:
+    if statement is not None:
+        event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(statement))
 
 
 def _mark_broken(context: ExceptionContext) -> None:
@@ -97,7 +117,9 @@ def _mark_broken(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite_engine(url: str, isolation: str, pool_size: int, settings: ExecutorSettings) -> AsyncEngine:
+def _sqlite_engine(
+    url: str, isolation: str, begin: str | None, pool_size: int, settings: ExecutorSettings
+) -> AsyncEngine:
     engine = create_async_engine(
         url,
         pool_size=pool_size,
@@ -114,8 +136,7 @@ def _sqlite_engine(url: str, isolation: str, pool_size: int, settings: ExecutorS
         cursor.close()
 
     event.listen(engine.sync_engine, "connect", prepare)
-    if isolation != "AUTOCOMMIT":
-        event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    _begin_with(engine, begin)
     return engine
 
 

@@ -25,7 +25,7 @@ from paykit.errors import Aborted, DeadlineExceeded, MeshError, ResourceExhauste
 from paykit.settings import ExecutorSettings
 from paykit.store import metrics
 from paykit.store.batch import Batch
-from paykit.store.command import Command
+from paykit.store.command import Command, Previewed
 from paykit.store.engines import ShardEngines, is_connection_loss, is_contention, read_errors
 from paykit.store.guard import transaction_open
 from paykit.store.statements import StaleRow
@@ -179,7 +179,7 @@ class Lane:
         if batch.outbox:
             self.shard.committed(batch.outbox)
         for item, result in outcome.done:
-            metrics.COMMANDS.labels(item.command.name, "ok").inc()
+            metrics.COMMANDS.labels(item.command.name, "previewed" if item.is_preview else "ok").inc()
             item.resolve(result)
         for item, refusal in outcome.refused:
             metrics.COMMANDS.labels(item.command.name, "refused").inc()
@@ -267,6 +267,14 @@ class ShardExecutor:
 
     async def run(self, command: Command[Any]) -> Any:
         """Queues a command and waits for its result. The caller may go away; the command is still carried out."""
+        return await self._queue(command, is_preview=False)
+
+    async def preview(self, command: Command[Any]) -> Previewed[Any]:
+        """Queues a command to be decided like any other, but to no effect."""
+        previewed: Previewed[Any] = await self._queue(command, is_preview=True)
+        return previewed
+
+    async def _queue(self, command: Command[Any], is_preview: bool) -> Any:
         if not self._accepting:
             raise Unavailable("the service is stopping", reason="STOPPING", retry_after_ms=500)
         lane = self._lanes[command.slot % len(self._lanes)]
@@ -276,7 +284,7 @@ class ShardExecutor:
             metrics.COMMANDS.labels(command.name, "overloaded").inc()
             raise self.overloaded()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        lane.add(Waiting(command, future, self.loop_time()))
+        lane.add(Waiting(command, future, self.loop_time(), is_preview))
         return await future
 
     async def housekeep(self, statement: Executable, parameters: Any = None) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Executable, Select, select
@@ -12,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from paykit.clock import Clock
 from paykit.errors import ConfigurationError, FailedPrecondition, Unavailable
 from paykit.settings import ExecutorSettings, ShardSettings
-from paykit.store.command import Command, R
+from paykit.store.command import Command, Previewed, R
 from paykit.store.engines import ShardEngines, read_errors
 from paykit.store.executor import ShardExecutor
+from paykit.store.reads import Snapshot, as_rows, as_tuples, open_snapshot
 from paykit.store.row import RowT
 from paykit.store.shard_map import ShardMap
 from paykit.store.system import Outbox, ShardEpoch
@@ -112,19 +114,31 @@ class Store:
         result: R = await self.executor(mode, self.map.shard_of(command.slot)).run(command)
         return result
 
+    async def preview(self, command: Command[R]) -> Previewed[R]:
+        """What ``run`` would decide now, without any effect; or its error.
+
+        It is decided on the same locked rows, after the commands before it, and discarded. A recorded first result
+        neither answers nor blocks it, and it leaves no record.
+        """
+        mode = command.origin.context.mode
+        previewed: Previewed[R] = await self.executor(mode, self.map.shard_of(command.slot)).preview(command)
+        return previewed
+
     async def fetch(self, row_type: type[RowT], statement: Select[Any], *, slot: int, shadow: bool) -> list[RowT]:
         """Rows of one shard that decide nothing. ``statement`` selects all columns of the row's table."""
         return await self.fetch_shard(row_type, statement, "shadow" if shadow else "live", self.map.shard_of(slot))
 
     async def fetch_shard(self, row_type: type[RowT], statement: Select[Any], mode: str, shard: str) -> list[RowT]:
         """As ``fetch``, by the shard's name."""
+        return as_rows(row_type, await self._read(statement, mode, shard))
+
+    async def _read(self, statement: Select[Any], mode: str, shard: str) -> Sequence[Any]:
         executor = self.executor(mode, shard)
         with read_errors():
             async with asyncio.timeout(self._settings.statement_timeout_s):
                 async with executor.engines.reader.connect() as connection:
-                    found = await connection.execute(statement)
-                    names = row_type.__columns__
-                    return [row_type(**dict(zip(names, record, strict=True))) for record in found]
+                    found: Sequence[Any] = (await connection.execute(statement)).all()
+                    return found
 
     async def fetch_everywhere(self, row_type: type[RowT], statement: Select[Any], *, shadow: bool) -> list[RowT]:
         """As ``fetch``, from all shards of a side, in the order of the shards."""
@@ -133,6 +147,19 @@ class Store:
             *(self.fetch_shard(row_type, statement, mode, shard) for shard in self.shards(mode))
         )
         return [row for part in parts for row in part]
+
+    async def aggregate(self, mode: str, shard: str, statement: Select[Any]) -> list[tuple[Any, ...]]:
+        """Tuples of whatever ``statement`` selects from one shard (counts, sums: integers); it decides nothing."""
+        return as_tuples(await self._read(statement, mode, shard))
+
+    def snapshot(self, slot: int, *, shadow: bool) -> contextlib.AbstractAsyncContextManager[Snapshot]:
+        """For reads that decide nothing but must agree: ``async with store.snapshot(slot, shadow=…) as snapshot``.
+
+        All reads of the block see one state of the slot's shard. It locks nothing, and no call to the outside may be
+        made in it. Unavailable where the shard is away, too busy, or the block lasts longer than a statement may.
+        """
+        executor = self.executor("shadow" if shadow else "live", self.map.shard_of(slot))
+        return open_snapshot(executor.engines.snapshots, self._settings.statement_timeout_s)
 
     async def housekeep(self, mode: str, shard: str, statement: Executable, parameters: Any = None) -> int:
         """One bulk statement (acknowledging, pruning) in a transaction of its own; the rows it matched."""

@@ -29,15 +29,19 @@ class StaleEpoch(Exception):
 
 
 class Waiting:
-    """A command in a lane."""
+    """A command in a lane. A preview is decided like any other, and leaves nothing behind."""
 
-    __slots__ = ("command", "deferrals", "future", "since_s")
+    __slots__ = ("command", "future", "is_preview", "record_id", "since_s")
 
-    def __init__(self, command: Command[Any], future: asyncio.Future[Any], since_s: float) -> None:
+    def __init__(
+        self, command: Command[Any], future: asyncio.Future[Any], since_s: float, is_preview: bool = False
+    ) -> None:
         self.command = command
         self.future = future
         self.since_s = since_s
-        self.deferrals = 0
+        self.is_preview = is_preview
+        # Of the record that says it was carried out before; a preview is decided all the same.
+        self.record_id = "" if is_preview else command.origin.key
 
     def resolve(self, result: Any) -> None:
         if not self.future.done():
@@ -66,7 +70,7 @@ def prepare_batch(connection: Connection, batch: Batch, waiting: list[Waiting], 
     _load_rows(connection, batch, [w.command for w in waiting], locks)
     # After the rows are locked: of two processes with the same request the second waits for the first one's rows, and
     # must then see its record before it decides on what the first one did. Without common rows they meet at the insert.
-    _load(connection, batch, {Key(_RECORD, "id", w.command.origin.key) for w in waiting if w.command.origin.key}, False)
+    _load(connection, batch, {Key(_RECORD, "id", w.record_id) for w in waiting if w.record_id}, False)
     outcome = _decide(batch, waiting)
     for row_type, rows in batch.inserts():
         insert_rows(connection, row_type, rows)
@@ -115,9 +119,7 @@ def _decide(batch: Batch, waiting: list[Waiting]) -> Outcome:
     for item in waiting:
         command = item.command
         try:
-            recorded = batch.get(_RECORD, command.origin.key) if command.origin.key else None
-            result = batch.decide(command) if recorded is None else first_result(command, recorded)
-            outcome.done.append((item, result))
+            outcome.done.append((item, _decide_one(batch, item)))
         except NotLoaded as error:
             # An earlier command of this batch changed where the rows lead: with fresh rows in the next one.
             if batch.is_changed:
@@ -131,3 +133,10 @@ def _decide(batch: Batch, waiting: list[Waiting]) -> Outcome:
             log.exception("decision_failed", command=command.name)
             outcome.refused.append((item, error))
     return outcome
+
+
+def _decide_one(batch: Batch, item: Waiting) -> Any:
+    if item.is_preview:
+        return batch.preview(item.command)
+    recorded = batch.get(_RECORD, item.record_id) if item.record_id else None
+    return batch.decide(item.command) if recorded is None else first_result(item.command, recorded)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
+from sqlalchemy import func, insert, select
 
 from paykit import context as business
 from paykit.clock import ManualClock, SystemClock
@@ -16,6 +18,7 @@ from paykit.events.timers import Timer, TimerRunner
 from paykit.settings import TimerSettings
 from paykit.store.command import Origin
 from paykit.store.store import Store
+from paykit.store.system import CommandRecord
 from tests.paykit.events.relaying import tickets
 from tests.paykit.events.waits import BeginWait, EndWait, Wait, new_context, new_wait_id, until, waits
 
@@ -28,8 +31,12 @@ StartTimers = Callable[..., TimerRunner]
 async def start_timers(store: Store) -> AsyncIterator[StartTimers]:
     started: list[TimerRunner] = []
 
-    def start(fire: Callable[[Wait], Awaitable[None]], clock: SystemClock | ManualClock | None = None) -> TimerRunner:
-        runner = TimerRunner(store, clock or SystemClock(), [Timer("overdue", Wait, fire)], SETTINGS)
+    def start(
+        fire: Callable[[Wait], Awaitable[None]],
+        clock: SystemClock | ManualClock | None = None,
+        settings: TimerSettings = SETTINGS,
+    ) -> TimerRunner:
+        runner = TimerRunner(store, clock or SystemClock(), [Timer("overdue", Wait, fire)], settings)
         runner.start()
         started.append(runner)
         return runner
@@ -172,6 +179,73 @@ async def test_fires_no_more_at_once_than_it_may(store: Store, start_timers: Sta
     start_timers(fire)
     await all_have_ended(store)
     assert running["most"] == SETTINGS.max_concurrent
+
+
+async def test_fires_thousands_in_few_transactions_while_other_work_is_served(
+    store: Store, start_timers: StartTimers
+) -> None:
+    due = 5_000
+    rows = [
+        Wait(
+            id=new_wait_id(5),
+            slot=5,
+            owner_id="owner",
+            biz_id=context.biz_id,
+            ended_by="",
+            times_ended=0,
+            due_at_ms=1,
+            context=business.pack(context),
+        )
+        for context in (new_context(5) for _ in range(due))
+    ]
+    await store.housekeep("live", store.map.shard_of(5), insert(Wait.__table__), [asdict(row) for row in rows])
+    in_shadow = await begin(store, 1, shadow=True)
+    fired: list[str] = []
+
+    async def fire(wait: Wait) -> None:
+        await ending(store)(wait)
+        fired.append(wait.id)
+
+    # Only a sweep that goes on at once after a full page comes to the end in time.
+    start_timers(fire, settings=TimerSettings(interval_s=600.0))
+    served_after = []
+
+    async def all_have_fired() -> bool:
+        before = len(fired)
+        await begin(store, None)  # on the same slot as what is due: it waits in the same queue
+        served_after.append(len(fired) - before)
+        return len(fired) >= due + 1
+
+    await until(all_have_fired)
+    assert sorted(fired) == sorted([in_shadow, *(row.id for row in rows)])
+    assert fired.index(in_shadow) < 1_000
+    assert max(served_after) <= 3 * TimerSettings().max_concurrent
+    assert len([after for after in served_after if after]) > 1
+    records = CommandRecord.__table__.c
+    commits = select(func.count(records.commit_id.distinct())).where(records.name == "EndWait")
+    ((count,),) = await store.aggregate("live", store.map.shard_of(5), commits)
+    assert count < due / 40
+
+
+async def test_drops_what_waits_for_its_turn_when_it_stops(store: Store, start_timers: StartTimers) -> None:
+    for _ in range(10):
+        await begin(store, 1)
+    release = asyncio.Event()
+    fired: list[str] = []
+
+    async def fire(wait: Wait) -> None:
+        fired.append(wait.id)
+        await release.wait()
+        await ending(store)(wait)
+
+    runner = start_timers(fire)
+    await has_fired(fired, SETTINGS.max_concurrent)
+    stopping = asyncio.create_task(runner.stop(10.0))
+    await asyncio.sleep(0)
+    release.set()
+    await stopping
+    assert len(fired) == SETTINGS.max_concurrent
+    assert sorted(wait.times_ended for wait in await waits(store)) == [0] * 6 + [1] * 4
 
 
 async def test_stops_after_letting_what_fires_finish(store: Store, start_timers: StartTimers) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from copy import deepcopy
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from paykit.errors import FailedPrecondition
-from paykit.store.batch import Batch
+from paykit.store.batch import Batch, NotLoaded
 from paykit.store.command import Command, Rows, Work
 from paykit.store.row import Key, Row, key
 from paykit.store.system import CommandRecord
@@ -84,3 +87,49 @@ def test_leaves_what_the_accepted_commands_would_leave_one_after_another(
     for id_, purse in purses.items():
         lines = sum(isinstance(row, CoinMove) and row.purse_id == id_ for row in stored.values())
         assert purse.version == lines
+
+
+def contents(batch: Batch) -> object:
+    """All that a batch knows, would write and would send; where nothing was ever looked up it knows nothing."""
+    tables = {
+        kind: (
+            table.current,
+            table.loaded,
+            {column: dict(found) for column, found in table.uniques.items() if found},
+            {column: {value: [*ids] for value, ids in found.items()} for column, found in table.references.items()},
+        )
+        for kind, table in batch.tables.items()
+    }
+    return tables, batch.outbox, batch.is_changed, batch.inserts(), batch.updates()
+
+
+@given(st.lists(st.tuples(steps, st.booleans(), st.booleans()), max_size=12))
+def test_is_after_a_preview_or_a_refusal_as_if_there_had_been_none(
+    plan: list[tuple[list[tuple[int, int]], bool, bool]],
+) -> None:
+    batch = Batch(1_700_000_000_000, 5_000)
+    stored: Row = Purse(id="p0", slot=0, owner_id="p0", state="OPEN", coins=7)
+    load(batch, {stored.id: stored})
+    for number, (part, refuse, preview) in enumerate(plan):
+        before = deepcopy(contents(batch))
+        command = Shuffle(number, part, refuse)
+        if not preview and not refuse:
+            batch.decide(command)
+            continue
+        with contextlib.suppress(FailedPrecondition):
+            rows = batch.preview(command).rows if preview else batch.decide(command)
+            assert len({row.id for row in rows}) == len(rows) >= len({purse for purse, _ in part})
+        assert contents(batch) == before
+
+
+def test_knows_no_more_of_a_unique_value_that_a_refused_command_took_unseen() -> None:
+    batch = Batch(1_700_000_000_000, 5_000)
+    stored = Purse(id="p9", slot=0, owner_id="p1", state="OPEN", coins=7)
+    batch.table(Purse).add_loaded("owner_id", ["p1"], [stored])
+    batch.table(Purse).add_loaded("id", ["p1", "p2"], [])
+    batch.table(CoinMove).add_loaded("purse_id", ["p1", "p2"], [])
+    with pytest.raises(FailedPrecondition):
+        batch.decide(Shuffle(1, [(1, 1), (2, 1)], refuse=True))
+    assert batch.get(Purse, "p1", "owner_id") == stored
+    with pytest.raises(NotLoaded):
+        batch.get(Purse, "p2", "owner_id")
