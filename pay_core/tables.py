@@ -210,6 +210,7 @@ class Coupon(Row, frozen=True, kw_only=True):
     payment_id: Id  # reserved for, or used by; empty otherwise
     expires_at_ms: Millis
     created_at_ms: Millis
+    paid_minor: Minor = 0  # of a USED one: what it paid, less what was given back of that
 
 
 @mapped(metadata, "payment_case", unique=["case_key"], index=[("payment_id",), ("biz_id",), ("state", "id")])

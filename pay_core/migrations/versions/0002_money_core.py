@@ -189,6 +189,7 @@ def _payments() -> None:
         sa.Column("payment_id", ascii_string(32), nullable=False),
         sa.Column("expires_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("paid_minor", sa.BigInteger(), nullable=False),
         **_OPTIONS,
     )
     op.create_index("ix_coupon_owner_id_id", "coupon", ["owner_id", "id"])
