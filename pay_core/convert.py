@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
-from pay_core.tables import Account, Entry, Instruction, Payment
+from pay_core.tables import Account, Coupon, Entry, Instruction, Payment
 from paymesh.common.v1 import money_pb2
 from paymesh.pay.v1 import ledger_service_pb2, payment_pb2
 
@@ -14,6 +14,10 @@ _INSTRUCTION_STATE = {
 }
 _DIRECTION = {name.removeprefix("DIRECTION_"): number for name, number in payment_pb2.Direction.items()}
 _ACTION = {name.removeprefix("INSTRUCTION_ACTION_"): number for name, number in payment_pb2.InstructionAction.items()}
+_COUPON_FUNDER = {
+    name.removeprefix("COUPON_FUNDER_"): number for name, number in ledger_service_pb2.CouponFunder.items()
+}
+_COUPON_STATE = {name.removeprefix("COUPON_STATE_"): number for name, number in ledger_service_pb2.CouponState.items()}
 
 
 def payment_proto(payment: Payment, chain: list[Instruction]) -> payment_pb2.Payment:
@@ -78,4 +82,21 @@ def entry_proto(entry: Entry) -> ledger_service_pb2.Entry:
         balance_after_minor=entry.balance_after_minor,
         payment_id=entry.payment_id,
         post_time=timestamp(entry.posted_at_ms),
+    )
+
+
+def coupon_proto(coupon: Coupon) -> ledger_service_pb2.Coupon:
+    """One coupon."""
+    return ledger_service_pb2.Coupon(
+        coupon_id=coupon.id,
+        owner_id=coupon.owner_id,
+        face_value=money_pb2.Money(currency_code=coupon.currency, amount_minor=coupon.face_value_minor),
+        funder=_COUPON_FUNDER[coupon.funder],
+        merchant_id=coupon.merchant_id,
+        campaign=coupon.campaign,
+        state=_COUPON_STATE[coupon.state],
+        payment_id=coupon.payment_id,
+        expire_time=timestamp(coupon.expires_at_ms),
+        create_time=timestamp(coupon.created_at_ms),
+        version=coupon.version,
     )

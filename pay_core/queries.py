@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 
 from pay_core.ledger import slot_of_owner
 from pay_core.orchestration import PaymentView
-from pay_core.tables import Account, Entry, Instruction, Payment
+from pay_core.tables import Account, Coupon, Entry, Instruction, Payment
 from paykit.errors import NotFound
 from paykit.ids import is_id, slot_in, slot_of
 from paykit.store.row import Row
@@ -77,6 +77,14 @@ async def entries_of(store: Store, account_id: str, before_id: str | None, limit
     if before_id is not None:
         statement = statement.where(Entry.__table__.c.id < before_id)
     return await store.fetch(Entry, statement, slot=slot_in(account_id), shadow=shadow)
+
+
+async def coupons_of(store: Store, owner_id: str, before_id: str | None, limit: int, *, shadow: bool) -> list[Coupon]:
+    """An owner's coupons, newest first, older than ``before_id``."""
+    statement = _by(Coupon, "owner_id", owner_id).order_by(Coupon.__table__.c.id.desc()).limit(limit)
+    if before_id is not None:
+        statement = statement.where(Coupon.__table__.c.id < before_id)
+    return await store.fetch(Coupon, statement, slot=slot_of(owner_id), shadow=shadow)
 
 
 async def awaited_channel_instructions(store: Store, payment: Payment, *, shadow: bool) -> list[Instruction]:
