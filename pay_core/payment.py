@@ -47,10 +47,12 @@ class Direction(StrEnum):
 
 
 class Action(StrEnum):
-    """Into the payment's clearing account, or out of it."""
+    """What an instruction does, seen from the payment's clearing account. The names are those of the proto."""
 
     COLLECT = "COLLECT"
     DISBURSE = "DISBURSE"
+    RESERVE = "RESERVE"
+    RELEASE = "RELEASE"
 
 
 PAYMENT = StateMachine(
@@ -81,6 +83,13 @@ INSTRUCTION = StateMachine(
 
 BALANCE = "balance"
 CHANNEL = "channel"
+COUPON = "coupon"
+POINTS = "points"
+# Tools that are accounts of the platform, see pay_core.tools.internal.
+FEES = "fees"
+ESCROW = "escrow"
+SUSPENSE = "suspense"
+COUPON_ACCOUNT = "coupon_account"  # a payee bears its coupon: closes what the coupon tool opened
 
 
 class Step(NamedTuple):
@@ -95,6 +104,13 @@ class Step(NamedTuple):
     token: str = ""
     original_channel_order_id: str | None = None
     reverses_id: str | None = None
+    reserve_id: str | None = None
+    reference: str = ""
+    instrument: str = ""
+    unit_count: int = 0
+    attempt_no: int = 1
+    not_before_ms: int | None = None
+    bearer_id: str = ""  # of a funding: the payee whose shares bear it; known at intake only
 
 
 class Funding(NamedTuple):
