@@ -68,6 +68,7 @@ class Section:
         self._mark = node.start_mark
         self._problems_before = len(problems.found)
         self._values: dict[str, yaml.Node] = {}
+        self._is_mapping = isinstance(node, yaml.MappingNode)
         if not isinstance(node, yaml.MappingNode):
             problems.add(node.start_mark, path, f"must be a mapping with the keys {', '.join(keys)}")
             return
@@ -107,13 +108,18 @@ class Section:
         mark = self._mark if node is None else node.start_mark
         self._problems.add(mark, self.path_of(key) if key else self.path, message)
 
+    def missing(self, key: str, why: str = "") -> None:
+        """Notes that a key is left out that must not be; nothing where there is no mapping to have keys."""
+        if self._is_mapping:
+            self.problem(f"{key} is missing: {why}" if why else f"{key} is missing")
+
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number from ``low`` to ``high``; required where there is no default."""
         value = self.optional_integer(key, low, high)
         if value is not None:
             return value
         if default is None and key not in self:
-            self.problem(f"{key} is missing")
+            self.missing(key)
         return low if default is None else default
 
     def optional_integer(self, key: str, low: int, high: int) -> int | None:
@@ -135,7 +141,7 @@ class Section:
         """A text that ``pattern`` matches; ``what`` says to a person what that is."""
         node = self._values.get(key)
         if node is None:
-            self.problem(f"{key} is missing")
+            self.missing(key)
             return ""
         text = self._text(node, self.path_of(key), what)
         if text and not pattern.fullmatch(text):
@@ -151,13 +157,13 @@ class Section:
         if node is not None:
             self.problem(f"must be one of {', '.join(choices)}", key)
         elif default is None:
-            self.problem(f"{key} is missing: one of {', '.join(choices)}")
+            self.missing(key, f"one of {', '.join(choices)}")
         return next(iter(choices)) if default is None else default
 
     def texts(self, key: str, judge: Callable[[str], str]) -> list[str]:
         """A list of texts, none of them twice, each one with nothing that ``judge`` says against it; not empty."""
         if key not in self:
-            self.problem(f"{key} is missing")
+            self.missing(key)
             return []
         elements = list(self._elements(key))
         found: list[str] = []
@@ -190,7 +196,7 @@ class Section:
         elif node is not None:
             self.problem("must be an expression, as a text", key)
         elif default is None:
-            self.problem(f"{key} is missing")
+            self.missing(key)
         try:
             return compile_(source)
         except ValueError as error:

@@ -49,19 +49,18 @@ def load(
     """
     problems, top = parse(text, source, _KEYS)
     reader = _Reader(top, known_channels, known_tools)
-    points = reader.points()
     refunds = top.section("refunds", ("return_fees", "fallback"))
     rules = RuleSet(
         version=top.integer("version", 1, VERSION_MAX),
         version_place=top.place_of("version"),
         text=text,
         source=source,
-        tools=reader.tools(points),
+        tools=reader.tools(),
         routes=reader.routes(),
         limits=reader.limits(),
         fees=reader.fees(),
         splits=reader.splits(),
-        points=points,
+        points=reader.points(),
         return_fees=reader.return_fees(refunds),
         fallbacks=reader.fallbacks(refunds),
         reversal=_reversal(top),
@@ -84,7 +83,7 @@ class _Reader:
             return None
         rate = section.section("rate", ("points", "amount_minor"))
         if rate is None:
-            section.problem("rate is missing")
+            section.missing("rate")
             return None
         currencies = section.texts("currencies", _judge_currency) if "currencies" in section else []
         return PointsRate(
@@ -93,14 +92,14 @@ class _Reader:
             frozenset(currencies),
         )
 
-    def tools(self, points: PointsRate | None) -> tuple[ToolRule, ...]:
+    def tools(self) -> tuple[ToolRule, ...]:
         """Which tools are allowed, in which order."""
         if "tools" not in self._top:
-            self._top.problem("tools is missing: no payment would be allowed")
+            self._top.missing("tools", "no payment would be allowed")
         rules = []
         for name, section in self._named("tools", ("name", "when", "allow")):
             allow = section.texts("allow", self._judge_tool)
-            if POINTS in allow and points is None:
+            if POINTS in allow and "points" not in self._top:
                 section.problem("points are allowed, but nothing says what they are worth: see the key points", "allow")
             rules.append(ToolRule(name, self._when(section, self._scope), tuple(allow)))
         return tuple(rules)
@@ -123,7 +122,7 @@ class _Reader:
             count = section.optional_integer("max_count", 0, COUNT_MAX)
             if amount_minor is None and count is None:
                 section.problem("limits nothing: name max_amount_minor, max_count or both")
-            if per is LimitPer.PAYMENT and count is not None:
+            if section.is_sound and per is LimitPer.PAYMENT and count is not None:
                 section.problem("one payment is always one: a count needs per: day", "max_count")
             limit = Limit(name, per, amount_minor, count)
             rules.append(LimitRule(self._when(section, self._scope), limit))
@@ -261,7 +260,7 @@ def _check_parts(section: Section, parts: tuple[SplitPart, ...]) -> None:
     fixed_minor = sum(part.fixed_minor for part in parts)
     owners = [(part.owner_id, part.account_kind) for part in parts]
     if not parts:
-        section.problem("shares is missing or empty")
+        section.missing("shares", "name one at least")
     elif len(set(owners)) < len(owners):
         section.problem("names an account twice: add its shares up", "shares")
     elif rate_ppm > PPM:
