@@ -157,7 +157,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     ``collects``: every funding once, in the order in which they collect. ``shares``: add up to the amount exactly.
     ``fees``: those of the shares summed by name, and those the payer bears, whose sum ``payer_fee_minor`` is on top.
-    ``limits``: every one that applies; those per payment are kept already, those per day are for the caller.
+    ``limits``: every one that applies. This payment alone is within each; what came before it on the day is for the
+    caller to add.
     """
 
     rules_version: int
