@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from pay_core.tables import Account, Entry, Journal
+from pay_core import closing
+from pay_core.chart import CHART, AccountKind, fits
+from pay_core.tables import Account, Book, Entry, Journal
+from paykit import context as business_context
+from paykit.context import BusinessContext
 from paykit.errors import FailedPrecondition
 from paykit.ids import SLOT_COUNT, slot_of
 from paykit.store.command import Rows, Work
@@ -16,22 +22,14 @@ from paykit.store.row import Key, key
 from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2
 
+__all__ = ["AccountKind"]  # and all that is defined here
+
 JOURNAL_POSTED = "ledger.journal_posted"
 
+INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+ACCOUNT_FROZEN = "ACCOUNT_FROZEN"
 
-class AccountKind(StrEnum):
-    """What an account is for. The names are those of the proto."""
-
-    USER = "USER"
-    MERCHANT = "MERCHANT"
-    EXTERNAL = "EXTERNAL"
-    CLEARING = "CLEARING"
-    IN_TRANSIT = "IN_TRANSIT"
-    FEES = "FEES"
-    SUSPENSE = "SUSPENSE"
-
-
-OWNED_KINDS = (AccountKind.USER, AccountKind.MERCHANT)  # customers' money: never below zero
+OWNED_KINDS = (AccountKind.USER, AccountKind.MERCHANT)  # customers' money: what can be paid to
 
 _INTERNAL = "internal."
 _BALANCE_MINOR_MAX = 2**62  # far from what a column holds: no sum of one batch can pass it
@@ -65,13 +63,16 @@ class AccountRef(NamedTuple):
 
 
 def owned(owner_id: str, kind: AccountKind, currency: str) -> AccountRef:
-    """A customer's account, on the customer's own slot."""
-    assert kind in OWNED_KINDS
+    """A customer's account, on the customer's own slot. ``currency`` is POINTS_UNIT for points."""
+    assert CHART[kind].is_owned
+    assert fits(kind, currency)
     return AccountRef(slot_of(owner_id), owner_id, kind, currency)
 
 
 def internal(slot: int, kind: AccountKind, currency: str, channel: str = "") -> AccountRef:
-    """The platform's account of a kind on a slot."""
+    """The platform's account of a kind on a slot. ``currency`` is POINTS_UNIT for points."""
+    assert not CHART[kind].is_owned
+    assert fits(kind, currency)
     return AccountRef(slot, f"{_INTERNAL}{slot}", kind, currency, channel)
 
 
@@ -100,27 +101,47 @@ class Draft:
     """A journal being put together: movements of one payment on one slot that are posted as one.
 
     Postings to CLEARING add up, so that money that comes in and goes out in the same step leaves no trace there.
+    Clearing and bookings are in ``currency``; ``shift`` moves what has another unit. Each unit sums to zero.
     """
 
     def __init__(self, slot: int, currency: str) -> None:
         self.slot, self.currency = slot, currency
         self.postings: list[tuple[AccountRef, int]] = []
         self.bookings: list[Booking] = []
-        self._clearing = internal(slot, AccountKind.CLEARING, currency)
         self._clearing_minor = 0
 
     def book(self, instruction_id: str, amount_minor: int, leg: Leg, account: AccountRef, credit_minor: int) -> None:
         """Books an instruction: ``account`` changes by ``credit_minor``, clearing by the opposite."""
-        assert account.slot == self.slot
-        assert abs(credit_minor) == amount_minor > 0
-        self.postings.append((account, credit_minor))
-        self._clearing_minor -= credit_minor
+        self.book_split(instruction_id, amount_minor, leg, [(account, credit_minor)])
+
+    def book_split(
+        self, instruction_id: str, amount_minor: int, leg: Leg, credits: Sequence[tuple[AccountRef, int]]
+    ) -> None:
+        """Books an instruction over several accounts; clearing changes by the opposite of their sum: the amount.
+
+        A channel that collected 1,200 instead of 1,000: ``[(external, -1200), (suspense, +200)]``.
+        """
+        total_minor = sum(minor for _, minor in credits)
+        assert abs(total_minor) == amount_minor > 0
+        for account, minor in credits:
+            assert (account.slot, account.currency) == (self.slot, self.currency)
+            assert minor
+            self.postings.append((account, minor))
+        self._clearing_minor -= total_minor
         self.bookings.append(Booking(instruction_id, amount_minor, leg))
 
     def move(self, instruction_id: str, amount_minor: int, leg: Leg, debit: AccountRef, credit: AccountRef) -> None:
         """Books an instruction as a movement between two accounts, past clearing."""
-        self.postings += [(debit, -amount_minor), (credit, amount_minor)]
+        assert debit.currency == credit.currency == self.currency
+        self.shift(debit, credit, amount_minor)
         self.bookings.append(Booking(instruction_id, amount_minor, leg))
+
+    def shift(self, debit: AccountRef, credit: AccountRef, amount_minor: int) -> None:
+        """A movement between two accounts of one unit, past clearing, that books no instruction: points."""
+        assert amount_minor > 0
+        assert debit.currency == credit.currency
+        assert debit.slot == credit.slot == self.slot
+        self.postings += [(debit, -amount_minor), (credit, amount_minor)]
 
     def change_of(self, account: AccountRef) -> int:
         """By how much this draft changes an account already."""
@@ -128,13 +149,21 @@ class Draft:
 
     def all_postings(self) -> list[tuple[AccountRef, int]]:
         """Every posting, clearing last; they sum to zero."""
-        clearing = [(self._clearing, self._clearing_minor)] if self._clearing_minor else []
-        return self.postings + clearing
+        if not self._clearing_minor:
+            return self.postings
+        clearing = internal(self.slot, AccountKind.CLEARING, self.currency)
+        return [*self.postings, (clearing, self._clearing_minor)]
 
 
 def account_keys(refs: list[AccountRef]) -> list[Key]:
-    """What a command must read to post to ``refs``."""
-    return [key(Account, ref.account_key, "account_key") for ref in refs]
+    """What a command must read to post to ``refs``: the accounts, and the books that date the journal."""
+    keys = [key(Account, ref.account_key, "account_key") for ref in refs]
+    return keys + [book_key(slot, unit) for slot, unit in dict.fromkeys((ref.slot, ref.currency) for ref in refs)]
+
+
+def book_key(slot: int, unit: str) -> Key:
+    """What a command must read to give a date: the book of a currency, or of points, on a slot."""
+    return key(Book, f"{slot}/{unit}", "book_key")
 
 
 def available_minor(rows: Rows, ref: AccountRef) -> int:
@@ -143,11 +172,75 @@ def available_minor(rows: Rows, ref: AccountRef) -> int:
     return 0 if account is None else account.balance_minor - account.held_minor - (account.floor_minor or 0)
 
 
-def post(work: Work, draft: Draft, payment_id: str) -> Journal:
-    """Writes a draft as one journal with its entries and says so in an event. Nothing may be overdrawn any more."""
+def refusal(rows: Rows, ref: AccountRef, amount_minor: int, draft: Draft) -> str:
+    """Why ``amount_minor`` cannot be taken from a customer's account after what ``draft`` does: a reason, or empty."""
+    account = rows.get(Account, ref.account_key, "account_key")
+    if account is not None and account.freeze_reason:
+        return ACCOUNT_FROZEN
+    return "" if available_minor(rows, ref) + draft.change_of(ref) >= amount_minor else INSUFFICIENT_FUNDS
+
+
+def intake_date(work: Work, slot: int, unit: str) -> str:
+    """The accounting date of a new payment: the open date of its book, which must have been read (``book_key``)."""
+    book = _book(work, slot, unit)
+    _use(work, book, book.open_date)
+    return book.open_date
+
+
+def _book(work: Work, slot: int, unit: str) -> Book:
+    """The book, made with the first that is dated by it: today is its first date."""
+    book = work.get(Book, f"{slot}/{unit}", "book_key")
+    if book is not None:
+        return book
+    open_date = closing.date_at(work.now_ms)
+    # The end of day is nobody's business operation: it gets an id of its own.
+    context = BusinessContext(biz_id=work.new_id("biz", slot), shadow=work.context.shadow)
+    book = Book(
+        id=work.new_id("bok", slot),
+        slot=slot,
+        book_key=f"{slot}/{unit}",
+        currency=unit,
+        state=closing.BOOK.initial.value,
+        open_date=open_date,
+        closed_through=closing.days_after(open_date, -1),
+        drain_until_ms=None,
+        due_at_ms=closing.end_ms(open_date),
+        context=business_context.pack(context),
+        created_at_ms=work.now_ms,
+        used_date=open_date,
+    )
+    return work.insert(book, audit=False)
+
+
+def _use(work: Work, book: Book, date: str) -> None:
+    # Once a date, not once a journal: only a book that was used has a date to close.
+    if book.used_date < date:
+        work.update(msgspec.structs.replace(book, used_date=date), audit=False)
+
+
+def _date(work: Work, slot: int, units: Iterable[str], accounting_date: str) -> str:
+    """One date for the whole journal: the first that none of its units' books has closed, or passes over."""
+    books = [_book(work, slot, unit) for unit in units]
+    date = max([closing.dated(book, accounting_date) for book in books])
+    while len(books) > 1 and (later := max([closing.dated(book, date) for book in books])) > date:
+        date = later
+    for book in books:
+        _use(work, book, date)
+    return date
+
+
+def post(work: Work, draft: Draft, payment_id: str, accounting_date: str = "") -> Journal:
+    """Writes a draft as one journal with its entries and says so in an event. Nothing may be overdrawn any more.
+
+    ``accounting_date`` is the payment's; the journal gets it, or the next that is still open (``closing.dated``).
+    """
     postings = draft.all_postings()
-    assert draft.bookings
-    assert sum(minor for _, minor in postings) == 0
+    sums: Counter[str] = Counter()
+    for ref, minor in postings:
+        sums[ref.currency] += minor
+    assert sums
+    assert not any(sums.values())
+    date = _date(work, draft.slot, sums, accounting_date)
     journal = Journal(
         id=work.new_id("jnl", draft.slot),
         slot=draft.slot,
@@ -156,6 +249,7 @@ def post(work: Work, draft: Draft, payment_id: str) -> Journal:
         currency=draft.currency,
         bookings=msgspec.json.encode(draft.bookings).decode(),
         posted_at_ms=work.now_ms,
+        accounting_date=date,
     )
     event = events_pb2.JournalEvent(
         journal_id=journal.id,
@@ -176,10 +270,11 @@ def post(work: Work, draft: Draft, payment_id: str) -> Journal:
             journal_id=journal.id,
             account_id=account.id,
             payment_id=payment_id,
-            currency=draft.currency,
+            currency=ref.currency,
             amount_minor=minor,
             balance_after_minor=account.balance_minor,
             posted_at_ms=work.now_ms,
+            accounting_date=date,
         )
         work.insert(entry, audit=False)
     work.insert(journal, parent_id=payment_id, note=describe(postings))
@@ -200,7 +295,7 @@ def _credit(work: Work, ref: AccountRef, minor: int) -> Account:
                 currency=ref.currency,
                 balance_minor=minor,
                 held_minor=0,
-                floor_minor=0 if ref.kind in OWNED_KINDS else None,
+                floor_minor=CHART[ref.kind].floor_minor,
                 created_at_ms=work.now_ms,
             ),
             audit=False,
@@ -213,8 +308,9 @@ def _credit(work: Work, ref: AccountRef, minor: int) -> Account:
         raise FailedPrecondition(
             f"account {account.id} cannot hold more", reason="BALANCE_LIMIT_REACHED", subject=account.id
         )
-    # Whoever drafted a debit has looked at what is available first.
-    assert account.floor_minor is None or account.balance_minor - account.held_minor >= account.floor_minor
+    # Whoever drafted a debit has asked ``refusal`` first. Credits land in any case: a lowered floor is no reason.
+    assert minor > 0 or account.floor_minor is None or account.balance_minor - account.held_minor >= account.floor_minor
+    assert minor > 0 or not account.freeze_reason
     return account
 
 

@@ -24,7 +24,7 @@ class Account(Row, frozen=True, kw_only=True):
     freeze_reason: Name = ""  # not empty: nothing leaves it
 
 
-@mapped(metadata, "journal", index=[("payment_id",), ("slot", "accounting_date")])
+@mapped(metadata, "journal", index=[("payment_id",), ("slot", "accounting_date", "id")])
 class Journal(Row, frozen=True, kw_only=True):
     """A set of entries that sum to zero, and the instructions they book."""
 
@@ -36,7 +36,7 @@ class Journal(Row, frozen=True, kw_only=True):
     accounting_date: Code = ""  # "2026-11-22"
 
 
-@mapped(metadata, "entry", index=[("account_id", "id"), ("journal_id",)])
+@mapped(metadata, "entry", index=[("account_id", "accounting_date", "id"), ("journal_id",)])
 class Entry(Row, frozen=True, kw_only=True):
     """One line of a journal. Positive is a credit. Never changed."""
 
@@ -141,14 +141,23 @@ class Book(Row, frozen=True, kw_only=True):
     currency: Code
     state: Code  # closing.BookState
     open_date: Code  # what a payment gets at intake
-    closed_through: Code  # no journal is dated on it or before; empty at first
+    closed_through: Code  # no journal will be dated on it or before
     drain_until_ms: Millis | None  # of a CLOSING one: waits so long for payments of the old date
     due_at_ms: Millis | None  # when the timer looks at it next
     context: Blob
     created_at_ms: Millis
+    closing_date: Code = ""  # of a CLOSING one: the date that drains
+    used_date: Code = ""  # the latest date that a payment or journal got
+    close_through: Code = ""  # somebody wants the dates up to it closed now
+    last_closing_id: Id = ""
 
 
-@mapped(metadata, "closing", unique=["closing_key"], index=[("accounting_date",), ("due_at_ms",)])
+@mapped(
+    metadata,
+    "closing",
+    unique=["closing_key"],
+    index=[("slot", "currency", "accounting_date"), ("accounting_date",), ("due_at_ms",)],
+)
 class Closing(Row, frozen=True, kw_only=True):
     """What closing one book's date came to ("cls_…")."""
 
@@ -163,6 +172,9 @@ class Closing(Row, frozen=True, kw_only=True):
     due_at_ms: Millis | None
     context: Blob
     created_at_ms: Millis
+    previous_id: Id = ""  # the book's closing before it, which must be DONE first
+    counted_through: Id = ""  # the last journal that its snapshots have in them
+    totals: LongText = "[]"  # JSON, see closing.KindTotal: per kind of account, at the end of the date
 
 
 @mapped(
@@ -172,7 +184,7 @@ class Closing(Row, frozen=True, kw_only=True):
     index=[("account_id", "accounting_date"), ("slot", "accounting_date")],
 )
 class BalanceSnapshot(Row, frozen=True, kw_only=True):
-    """An account at the end of an accounting date on which it moved ("snp_…"). Never changed."""
+    """An account at the end of an accounting date on which it moved ("snp_…"). Never changed once its Closing is DONE."""
 
     snapshot_key: LongName  # "<account id>/<date>"
     account_id: Id

@@ -60,8 +60,10 @@ def _row_columns() -> list[sa.Column[Any]]:
 def _new_columns() -> None:
     _add("account", _text("freeze_reason", 64))
     _add("journal", _text("accounting_date", 32))
-    op.create_index("ix_journal_slot_accounting_date", "journal", ["slot", "accounting_date"])
+    op.create_index("ix_journal_slot_accounting_date_id", "journal", ["slot", "accounting_date", "id"])
     _add("entry", _text("accounting_date", 32))
+    op.create_index("ix_entry_account_id_accounting_date_id", "entry", ["account_id", "accounting_date", "id"])
+    op.drop_index("ix_entry_account_id_id", "entry")
     _add(
         "payment",
         _text("settlement_mode", 32, "IMMEDIATE"),
@@ -119,6 +121,10 @@ def _ledger() -> None:
         sa.Column("due_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("context", _BLOB, nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("closing_date", ascii_string(32), nullable=False),
+        sa.Column("used_date", ascii_string(32), nullable=False),
+        sa.Column("close_through", ascii_string(32), nullable=False),
+        sa.Column("last_closing_id", ascii_string(32), nullable=False),
         **_OPTIONS,
     )
     op.create_index("ix_book_due_at_ms", "book", ["due_at_ms"])
@@ -137,8 +143,12 @@ def _ledger() -> None:
         sa.Column("due_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("context", _BLOB, nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("previous_id", ascii_string(32), nullable=False),
+        sa.Column("counted_through", ascii_string(32), nullable=False),
+        sa.Column("totals", _LONG_TEXT, nullable=False),
         **_OPTIONS,
     )
+    op.create_index("ix_closing_slot_currency_accounting_date", "closing", ["slot", "currency", "accounting_date"])
     op.create_index("ix_closing_accounting_date", "closing", ["accounting_date"])
     op.create_index("ix_closing_due_at_ms", "closing", ["due_at_ms"])
     op.create_index("uq_closing_closing_key", "closing", ["closing_key"], unique=True)

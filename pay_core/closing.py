@@ -1,0 +1,127 @@
+"""Accounting dates: which one a payment and a journal get, and how a book closes one after another.
+
+A date is text, ``2026-11-22``, so that dates compare as they follow each other. It begins and ends at midnight UTC.
+A book has its ``open_date`` open, and while it is CLOSING the ``closing_date`` as well; all before is closed.
+"""
+
+from __future__ import annotations
+
+import datetime
+from enum import StrEnum
+from functools import lru_cache
+
+import msgspec
+
+from pay_core.tables import Book
+from paykit.state_machine import StateMachine
+
+_DAY_MS = 86_400_000
+
+
+class BookState(StrEnum):
+    """Where a book is."""
+
+    OPEN = "OPEN"
+    CLOSING = "CLOSING"  # payments of the closing date drain
+
+
+class ClosingState(StrEnum):
+    """Where the closing of a date is. The date itself is closed from the start."""
+
+    PENDING = "PENDING"  # its snapshots are being written
+    DONE = "DONE"
+
+
+BOOK = StateMachine(
+    "book",
+    BookState,
+    BookState.OPEN,
+    {BookState.OPEN: frozenset({BookState.CLOSING}), BookState.CLOSING: frozenset({BookState.OPEN})},
+)
+
+CLOSING = StateMachine(
+    "closing",
+    ClosingState,
+    ClosingState.PENDING,
+    {ClosingState.PENDING: frozenset({ClosingState.DONE}), ClosingState.DONE: frozenset()},
+)
+
+
+def date_at(ms: int) -> str:
+    """The accounting date of a moment (Unix milliseconds)."""
+    return _date_of_day(ms // _DAY_MS)
+
+
+@lru_cache(maxsize=64)
+def _date_of_day(day: int) -> str:
+    return (datetime.date(1970, 1, 1) + datetime.timedelta(days=day)).isoformat()
+
+
+def is_date(text: str) -> bool:
+    """Whether ``text`` is a date as it is written here."""
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=256)
+def days_after(date: str, days: int) -> str:
+    """The date so many days later; earlier where ``days`` is negative."""
+    return (datetime.date.fromisoformat(date) + datetime.timedelta(days=days)).isoformat()
+
+
+def end_ms(date: str) -> int:
+    """When a date ends: Unix milliseconds."""
+    return ((datetime.date.fromisoformat(date) - datetime.date(1970, 1, 1)).days + 1) * _DAY_MS
+
+
+def dated(book: Book, accounting_date: str) -> str:
+    """The date of a journal of a payment that got ``accounting_date`` at intake: the first the book has open from it.
+
+    Where none is (the payment's own slot was ahead of this one), or where the payment has no date, the open date.
+    """
+    if accounting_date and book.closing_date and accounting_date <= book.closing_date:
+        return book.closing_date
+    return book.open_date
+
+
+def roll(book: Book, now_ms: int, drain_ms: int) -> Book:
+    """An OPEN book once its date is over, or is to be closed at once: the next date is open for new payments.
+
+    A book that was used on its date is CLOSING now; one that was not goes straight on. The same book where it is not
+    time yet.
+    """
+    today = date_at(now_ms)
+    wanted = max(today, days_after(book.close_through, 1)) if book.close_through else today
+    if book.state != BookState.OPEN or wanted <= book.open_date:
+        return book
+    if book.used_date < book.open_date:
+        return msgspec.structs.replace(
+            book, open_date=wanted, closed_through=days_after(wanted, -1), due_at_ms=end_ms(wanted)
+        )
+    # A journal with entries in another unit may have been dated by that unit's book, which was ahead: no date of this
+    # one may then be passed over.
+    is_ahead = book.used_date > book.open_date
+    return BOOK.move(
+        book,
+        BookState.CLOSING,
+        closing_date=book.open_date,
+        open_date=days_after(book.open_date, 1) if is_ahead else wanted,
+        drain_until_ms=now_ms + drain_ms,
+        due_at_ms=now_ms,
+    )
+
+
+def close(book: Book, now_ms: int, closing_id: str) -> Book:
+    """A CLOSING book once nothing more is waited for: all before the open date is closed for good."""
+    is_due = book.close_through >= book.open_date
+    return BOOK.move(
+        book,
+        BookState.OPEN,
+        closed_through=days_after(book.open_date, -1),
+        closing_date="",
+        drain_until_ms=None,
+        due_at_ms=now_ms if is_due else end_ms(book.open_date),
+        last_closing_id=closing_id,
+    )
