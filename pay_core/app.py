@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pay_core.api import LedgerApi, PayApi, TransitApi
+from pay_core.api import BenefitApi, LedgerApi, PayApi, TransitApi
 from pay_core.consumers import ChannelResults
 from pay_core.settings import PayCoreSettings
 from pay_core.tables import Instruction, Journal, Payment
@@ -25,6 +25,7 @@ def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Cl
     store = service.store
     service.add_servicer(pay_service_pb2_grpc.add_PayServiceServicer_to_server, PayApi(store, result_due_ms))
     service.add_servicer(ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerApi(store))
+    service.add_servicer(ledger_service_pb2_grpc.add_BenefitServiceServicer_to_server, BenefitApi(store))
     service.add_servicer(ledger_service_pb2_grpc.add_TransitServiceServicer_to_server, TransitApi(store, result_due_ms))
     results = ChannelResults(store, service.channels, settings)
     service.add_consumer(results.consumer())
