@@ -31,6 +31,7 @@ class Running(NamedTuple):
     pay: Any
     ledger: Any
     transit: Any
+    benefit: Any
 
 
 def free_port() -> int:
@@ -62,6 +63,7 @@ async def running(make_shards: MakeShards, tmp_path: Path) -> AsyncIterator[Runn
             pay_service_pb2_grpc.PayServiceStub(channel),
             ledger_service_pb2_grpc.LedgerServiceStub(channel),
             ledger_service_pb2_grpc.TransitServiceStub(channel),
+            ledger_service_pb2_grpc.BenefitServiceStub(channel),
         )
     finally:
         await channels.close()
