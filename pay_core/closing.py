@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from pay_core.tables import Book
+from pay_core.tables import Book, Closing
 from paykit.state_machine import StateMachine
 
 _DAY_MS = 86_400_000
@@ -125,3 +126,70 @@ def close(book: Book, now_ms: int, closing_id: str) -> Book:
         due_at_ms=now_ms if is_due else end_ms(book.open_date),
         last_closing_id=closing_id,
     )
+
+
+class KindTotal(msgspec.Struct, frozen=True, array_like=True):
+    """All accounts of a kind in one book at the end of a date. Credits and debits, both positive, are of the date."""
+
+    kind: str
+    account_count: int = 0
+    balance_minor: int = 0
+    credit_minor: int = 0
+    debit_minor: int = 0
+
+
+class Move(NamedTuple):
+    """What the journals of a page did to an account. ``opening_minor``: at the end of the date on which it last moved;
+    None where it never did.
+    """
+
+    account_id: str
+    kind: str
+    opening_minor: int | None
+    credit_minor: int
+    debit_minor: int
+
+
+_decode_totals = msgspec.json.Decoder(list[KindTotal]).decode
+
+
+def totals_of(closing: Closing) -> dict[str, KindTotal]:
+    """By kind of account; whole once the closing is DONE."""
+    return {total.kind: total for total in _decode_totals(closing.totals)}
+
+
+def carried_totals(previous: Closing | None) -> dict[str, KindTotal]:
+    """What a date begins with: the balances of the closing before, nothing moved yet."""
+    before = {} if previous is None else totals_of(previous)
+    return {kind: msgspec.structs.replace(total, credit_minor=0, debit_minor=0) for kind, total in before.items()}
+
+
+def add_move(totals: dict[str, KindTotal], move: Move, *, is_new: bool) -> None:
+    """Adds what a page did to an account; ``is_new`` where the account never moved before, nor on an earlier page."""
+    total = totals.get(move.kind, KindTotal(move.kind))
+    totals[move.kind] = KindTotal(
+        move.kind,
+        total.account_count + is_new,
+        total.balance_minor + move.credit_minor - move.debit_minor,
+        total.credit_minor + move.credit_minor,
+        total.debit_minor + move.debit_minor,
+    )
+
+
+def count_page(
+    closing: Closing, totals: dict[str, KindTotal], journal_count: int, through: str, *, is_last: bool
+) -> Closing:
+    """The closing with one more page of journals in its totals; DONE with the last."""
+    counted = msgspec.structs.replace(
+        closing,
+        journal_count=closing.journal_count + journal_count,
+        credit_minor=sum(total.credit_minor for total in totals.values()),
+        debit_minor=sum(total.debit_minor for total in totals.values()),
+        counted_through=through,
+        totals=msgspec.json.encode(sorted(totals.values(), key=lambda total: total.kind)).decode(),
+    )
+    if not is_last:
+        return counted
+    assert counted.credit_minor == counted.debit_minor
+    assert sum(total.balance_minor for total in totals.values()) == 0
+    return CLOSING.move(counted, ClosingState.DONE, due_at_ms=None)

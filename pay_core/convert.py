@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
-from pay_core.tables import Account, Coupon, Entry, Instruction, Payment
+from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Payment
 from paymesh.common.v1 import money_pb2
 from paymesh.pay.v1 import ledger_service_pb2, payment_pb2
 
@@ -18,6 +18,7 @@ _COUPON_FUNDER = {
     name.removeprefix("COUPON_FUNDER_"): number for name, number in ledger_service_pb2.CouponFunder.items()
 }
 _COUPON_STATE = {name.removeprefix("COUPON_STATE_"): number for name, number in ledger_service_pb2.CouponState.items()}
+_HOLD_STATE = {name.removeprefix("HOLD_STATE_"): number for name, number in ledger_service_pb2.HoldState.items()}
 
 
 def payment_proto(payment: Payment, chain: list[Instruction]) -> payment_pb2.Payment:
@@ -70,6 +71,26 @@ def account_proto(account: Account) -> ledger_service_pb2.Account:
         balance=money_pb2.Money(currency_code=account.currency, amount_minor=account.balance_minor),
         held_minor=account.held_minor,
         version=account.version,
+        floor_minor=account.floor_minor,
+        freeze_reason=account.freeze_reason,
+        create_time=timestamp(account.created_at_ms),
+    )
+
+
+def hold_proto(hold: Hold) -> ledger_service_pb2.Hold:
+    """One hold."""
+    return ledger_service_pb2.Hold(
+        hold_id=hold.id,
+        account_id=hold.account_id,
+        payment_id=hold.payment_id,
+        instruction_id=hold.instruction_id,
+        state=_HOLD_STATE[hold.state],
+        amount=money_pb2.Money(currency_code=hold.currency, amount_minor=hold.amount_minor),
+        captured_minor=hold.captured_minor,
+        released_minor=hold.released_minor,
+        expire_time=None if hold.expires_at_ms is None else timestamp(hold.expires_at_ms),
+        create_time=timestamp(hold.created_at_ms),
+        version=hold.version,
     )
 
 
@@ -82,6 +103,7 @@ def entry_proto(entry: Entry) -> ledger_service_pb2.Entry:
         balance_after_minor=entry.balance_after_minor,
         payment_id=entry.payment_id,
         post_time=timestamp(entry.posted_at_ms),
+        accounting_date=entry.accounting_date,
     )
 
 

@@ -92,23 +92,23 @@ def place(
 def capture(work: Work, hold: Hold, amount_minor: int) -> Hold | str:
     """Lets go of a part for a debit of the same amount, which must be drafted in the same decision.
 
-    Any number of times, until nothing is kept. ACCOUNT_FROZEN where nothing may leave the account.
-    FailedPrecondition (ILLEGAL_STATE) where the hold is over.
+    Any number of times, until nothing is kept: ask ``kept_minor`` first. Or the reason why nothing may leave the
+    account: ACCOUNT_FROZEN.
     """
-    assert 0 < amount_minor <= kept_minor(hold) or hold.state != HoldState.ACTIVE
+    assert 0 < amount_minor <= kept_minor(hold)
     account = work.get(Account, hold.account_id)
     assert account is not None
     if account.freeze_reason:
         return ledger.ACCOUNT_FROZEN
     captured = msgspec.structs.replace(hold, captured_minor=hold.captured_minor + amount_minor)
-    if hold.state != HoldState.ACTIVE or not kept_minor(captured):
+    if not kept_minor(captured):
         captured = HOLD.move(captured, HoldState.CAPTURED)
     _keep(work, account.id, -amount_minor)
     return work.update(captured, parent_id=hold.payment_id, note=f"{amount_minor} captured")
 
 
 def release(work: Work, hold: Hold, reason: str = "", *, is_expiry: bool = False) -> Hold:
-    """Lets go of all that is still kept. A hold that is over stays as it is. A freeze does not matter: nothing leaves."""
+    """Lets go of all that is still kept, frozen or not: nothing leaves. A hold that is over stays as it is."""
     if HOLD.is_terminal(hold.state):
         return hold
     rest_minor = kept_minor(hold)

@@ -10,3 +10,4 @@ class PayCoreSettings(ServiceSettings):
 
     channel_result_due_s: Seconds = 15.0  # when to ask for a channel result that no event has brought
     channel_result_due_max_s: Seconds = 3600.0  # the longest pause between two such questions
+    drain_s: Seconds = 60.0  # how long a date that is closing waits for its payments under way

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from pay_core import ledger
 from pay_core.ledger import AccountKind, AccountRef, Draft, Leg, internal, owned
-from pay_core.tools.balance import INSUFFICIENT_FUNDS
 from paykit.ids import slot_of
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key
@@ -29,9 +28,11 @@ class MoveTransit(Command[str]):
         kind: AccountKind,
         currency: str,
         amount_minor: int,
+        accounting_date: str = "",
     ) -> None:
         super().__init__(slot_of(owner_id), origin)
         self.instruction_id, self.payment_id, self.amount_minor = instruction_id, payment_id, amount_minor
+        self.accounting_date = accounting_date  # of the payment
         self.account: AccountRef = owned(owner_id, kind, currency)
         self.in_transit: AccountRef = internal(self.slot, AccountKind.IN_TRANSIT, currency)
 
@@ -41,26 +42,26 @@ class MoveTransit(Command[str]):
     def _post(self, work: Work, leg: Leg, debit: AccountRef, credit: AccountRef) -> str:
         draft = Draft(self.slot, self.account.currency)
         draft.move(self.instruction_id, self.amount_minor, leg, debit, credit)
-        return ledger.post(work, draft, self.payment_id).id
+        return ledger.post(work, draft, self.payment_id, self.accounting_date).id
 
 
 class ReceiveTransit(MoveTransit):
-    """Money from another slot arrives. It never fails: an account that is not there is made."""
+    """Money from another slot arrives. It never fails: an account that is not there is made, a frozen one takes it."""
 
     def decide(self, work: Work) -> str:
         return self._post(work, Leg.RECEIVED, self.in_transit, self.account)
 
 
 class DrawTransit(MoveTransit):
-    """Another slot wants money of an account here; the answer goes back as a durable call. "" for too little."""
+    """Another slot wants money of an account here; the answer goes back as a durable call. "" where it is refused."""
 
     def decide(self, work: Work) -> str:
-        drawn = ledger.available_minor(work, self.account) >= self.amount_minor
+        refusal = ledger.refusal(work, self.account, self.amount_minor, Draft(self.slot, self.account.currency))
         answer = ledger_service_pb2.SettleTransitRequest(
             instruction_id=self.instruction_id,
             payment_id=self.payment_id,
-            drawn=drawn,
-            failure_reason="" if drawn else INSUFFICIENT_FUNDS,
+            drawn=not refusal,
+            failure_reason=refusal,
         )
         work.call(SETTLE_TRANSIT, answer)
-        return self._post(work, Leg.SENT, self.account, self.in_transit) if drawn else ""
+        return "" if refusal else self._post(work, Leg.SENT, self.account, self.in_transit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pay_core.closing import is_date
 from pay_core.ledger import OWNED_KINDS, is_internal
 from paykit.rpc.checks import Fields
 from paymesh.pay.v1 import payment_pb2
@@ -17,3 +18,10 @@ def customer(fields: Fields, field: str, owner_id: str) -> str:
     if is_internal(owner_id):
         fields.fail(field, "names an owner of the platform's own accounts")
     return fields.name(field, owner_id)
+
+
+def accounting_date(fields: Fields, field: str, value: str) -> str:
+    """A checked accounting date."""
+    if not is_date(value):
+        fields.fail(field, "must be a date, as in 2026-11-22" if value else "required")
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pay_core import transit
-from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, customer
+from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, accounting_date, customer
 from pay_core.commands import SettleInstruction
 from pay_core.ledger import KIND_OF_NUMBER
 from pay_core.payment import BALANCE
@@ -72,6 +72,8 @@ def _move(kind: type[transit.MoveTransit], request: Any) -> transit.MoveTransit:
     owner_id = customer(fields, "owner_id", request.owner_id)
     fields.enum("account_kind", request.account_kind, ACCOUNT_KIND, OWNED_NUMBERS)
     fields.money("amount", request.amount)
+    if request.accounting_date:
+        accounting_date(fields, "accounting_date", request.accounting_date)
     fields.raise_if_any()
     origin = Origin.rpc(business_context.current(), kind.__name__, owner_id, instruction_id, request)
     return kind(
@@ -82,4 +84,5 @@ def _move(kind: type[transit.MoveTransit], request: Any) -> transit.MoveTransit:
         KIND_OF_NUMBER[request.account_kind],
         request.amount.currency_code,
         request.amount.amount_minor,
+        request.accounting_date,
     )
