@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from paykit.store.command import Rows, Work
 from paykit.store.row import Key, key
@@ -92,11 +92,11 @@ def check_payable(work: Work, policy: Policy, trade: Trade) -> None:
         raise laws.named_by_part(trade, parts, "PAID_IN_PARTS")
 
 
-def payees_of(work: Work, policy: Policy, parent: Trade) -> list[PartPayee]:
+def payees_of(policy: Policy, parent: Trade, parts: Sequence[Trade]) -> list[PartPayee]:
     """Who is paid by the one payment of a parent whose parts are paid together: they add up to its amount."""
     payees = [
         PartPayee(part.payee_id, policy.catalogue.spec(part.trade_type).payee, part.amount_minor, part.id)
-        for part in parts_of(work, parent)
+        for part in parts
     ]
     assert sum(payee.amount_minor for payee in payees) == parent.amount_minor, f"{parent.id} is not its parts"
     return payees
