@@ -5,7 +5,7 @@ from __future__ import annotations
 from pay_core.api import BenefitApi, LedgerApi, PayApi, TransitApi
 from pay_core.consumers import ChannelResults
 from pay_core.settings import PayCoreSettings
-from pay_core.tables import Instruction, Journal, Payment
+from pay_core.tables import Hold, Instruction, Journal, Payment, PaymentCase
 from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
 from pay_core.transit import SETTLE_TRANSIT
 from paykit.clock import Clock
@@ -35,5 +35,7 @@ def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Cl
         service.add_call(DurableCall(method), NAME)
     service.add_lookup("pay", Payment)
     service.add_lookup("ins", Instruction, parent=Payment, parent_column="payment_id")
+    service.add_lookup("hld", Hold, parent=Payment, parent_column="payment_id")
     service.add_lookup("jnl", Journal)
+    service.add_lookup("cas", PaymentCase)
     return service

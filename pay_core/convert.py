@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
-from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Payment
+from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Journal, Payment, PaymentCase
 from paymesh.common.v1 import money_pb2
-from paymesh.pay.v1 import ledger_service_pb2, payment_pb2
+from paymesh.pay.v1 import ledger_service_pb2, pay_service_pb2, payment_pb2
 
 _OPERATION = {name.removeprefix("OPERATION_"): number for name, number in payment_pb2.Operation.items()}
 _PAYMENT_STATE = {name.removeprefix("PAYMENT_STATE_"): number for name, number in payment_pb2.PaymentState.items()}
@@ -14,6 +14,11 @@ _INSTRUCTION_STATE = {
 }
 _DIRECTION = {name.removeprefix("DIRECTION_"): number for name, number in payment_pb2.Direction.items()}
 _ACTION = {name.removeprefix("INSTRUCTION_ACTION_"): number for name, number in payment_pb2.InstructionAction.items()}
+_CASE_TYPE = {name.removeprefix("CASE_TYPE_"): number for name, number in payment_pb2.CaseType.items()}
+_CASE_STATE = {name.removeprefix("CASE_STATE_"): number for name, number in payment_pb2.CaseState.items()}
+_CASE_RESOLUTION = {
+    name.removeprefix("CASE_RESOLUTION_"): number for name, number in payment_pb2.CaseResolution.items()
+} | {"": payment_pb2.CASE_RESOLUTION_UNSPECIFIED}
 _COUPON_FUNDER = {
     name.removeprefix("COUPON_FUNDER_"): number for name, number in ledger_service_pb2.CouponFunder.items()
 }
@@ -121,4 +126,49 @@ def coupon_proto(coupon: Coupon) -> ledger_service_pb2.Coupon:
         expire_time=timestamp(coupon.expires_at_ms),
         create_time=timestamp(coupon.created_at_ms),
         version=coupon.version,
+    )
+
+
+def case_proto(case: PaymentCase) -> payment_pb2.Case:
+    """One case."""
+    message = payment_pb2.Case(
+        case_id=case.id,
+        biz_id=case.biz_id,
+        type=_CASE_TYPE[case.type],
+        state=_CASE_STATE[case.state],
+        payment_id=case.payment_id,
+        instruction_id=case.instruction_id,
+        amount=money_pb2.Money(currency_code=case.currency, amount_minor=case.amount_minor),
+        owner=case.owner,
+        evidence=case.evidence,
+        resolution=_CASE_RESOLUTION[case.resolution],
+        reason=case.reason,
+        resolved_by=case.resolved_by,
+        resolution_payment_id=case.resolution_payment_id,
+        open_time=timestamp(case.opened_at_ms),
+        version=case.version,
+    )
+    if case.resolved_at_ms is not None:
+        message.resolve_time.CopyFrom(timestamp(case.resolved_at_ms))
+    return message
+
+
+def journal_proto(journal: Journal, lines: list[tuple[Entry, Account]]) -> pay_service_pb2.PaymentJournal:
+    """A journal with its entries and whose they are."""
+    return pay_service_pb2.PaymentJournal(
+        journal_id=journal.id,
+        payment_id=journal.payment_id,
+        slot=journal.slot,
+        accounting_date=journal.accounting_date,
+        post_time=timestamp(journal.posted_at_ms),
+        lines=[
+            pay_service_pb2.JournalLine(
+                account_id=account.id,
+                owner_id=account.owner_id,
+                account_kind=KIND_NUMBER[AccountKind(account.kind)],
+                amount=money_pb2.Money(currency_code=entry.currency, amount_minor=entry.amount_minor),
+                balance_after_minor=entry.balance_after_minor,
+            )
+            for entry, account in lines
+        ],
     )

@@ -49,6 +49,11 @@ def new_id(prefix: str, slot: int, now_ms: int, random_bits: RandomBits = _rando
     return f"{prefix}_{_encode(value)}"
 
 
+def first_id(prefix: str, now_ms: int) -> str:
+    """The least id of that time (Unix milliseconds): what is minted then or later does not sort before it."""
+    return new_id(prefix, 0, now_ms, lambda bits: 0)
+
+
 def is_id(text: str, prefix: str | None = None) -> bool:
     """Whether ``text`` has the form of an id, and of that prefix where one is given."""
     return _ID.fullmatch(text) is not None and (prefix is None or text.startswith(prefix + "_"))

@@ -52,7 +52,8 @@ class ReconService(recon_service_pb2_grpc.ReconServiceServicer):
         fields = Fields()
         if request.state:
             fields.enum("state", request.state, _BREAK_STATE)
-        scope = f"recon.breaks/{request.state}"
+        biz_id = fields.id("biz_id", request.biz_id, "biz", required=False)
+        scope = f"recon.breaks/{request.state}/{biz_id}"
         page_size = fields.page_size(request.page_size)
         before_id = fields.page_token(request.page_token, scope, str)
         fields.raise_if_any()
@@ -60,6 +61,8 @@ class ReconService(recon_service_pb2_grpc.ReconServiceServicer):
         statement = select(_break).order_by(_break.c.id.desc()).limit(page_size + 1)
         if request.state:
             statement = statement.where(_break.c.state == _STATE_NAMES[request.state])
+        if biz_id:
+            statement = statement.where(_break.c.biz_id == biz_id)
         if before_id is not None:
             statement = statement.where(_break.c.id < before_id)
         rows = await self._store.fetch_everywhere(Break, statement, shadow=current().shadow)

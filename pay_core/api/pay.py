@@ -6,6 +6,7 @@ from typing import Any
 
 from pay_core import commands, queries
 from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, customer
+from pay_core.api.tree import TreeApi
 from pay_core.convert import payment_proto
 from pay_core.ledger import KIND_OF_NUMBER, AccountKind
 from pay_core.orchestration import PaymentView
@@ -86,7 +87,7 @@ def _view(view: PaymentView) -> payment_pb2.Payment:
     return payment_proto(view.payment, view.chain)
 
 
-class PayApi(pay_service_pb2_grpc.PayServiceServicer):
+class PayApi(TreeApi, pay_service_pb2_grpc.PayServiceServicer):
     """The four operations, and reads of payments."""
 
     def __init__(self, store: Store, result_due_ms: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paykit.ids import ID_LENGTH, SLOT_COUNT, is_id, new_id, slot_in, slot_of, time_ms_in
+from paykit.ids import ID_LENGTH, SLOT_COUNT, first_id, is_id, new_id, slot_in, slot_of, time_ms_in
 
 times = st.integers(0, 2**48 - 1)
 slots = st.integers(0, SLOT_COUNT - 1)
@@ -26,6 +26,11 @@ def test_gives_back_the_slot_and_the_time_it_was_minted_with(slot: int, now_ms: 
 def test_sorts_by_time_of_minting(slot: int, other_slot: int, earlier: int, later: int) -> None:
     if earlier < later:
         assert new_id("pay", slot, earlier) < new_id("pay", other_slot, later)
+
+
+@given(slots, times, times)
+def test_the_first_id_of_a_time_parts_what_was_minted_before_from_the_rest(slot: int, minted: int, cut: int) -> None:
+    assert (new_id("pay", slot, minted) >= first_id("pay", cut)) == (minted >= cut)
 
 
 @given(st.text(max_size=40))

@@ -177,9 +177,10 @@ async def test_a_contradiction_breaks_at_once_and_a_person_closes_it(recon: Reco
 
 
 async def test_breaks_are_listed_newest_first_over_all_shards_page_by_page(recon: Recon) -> None:
-    opened = []
+    opened, biz_ids = [], []
     for slot in (7, 1000, 7, 1000, 7):
         payment = CardPayment(500, slot=slot)
+        biz_ids.append(payment.context.biz_id)
         event = events_pb2.ChannelMismatchEvent(channel_order=payment.order(), evidence="x")
         await recon.tell(payment, "channel.mismatch_found", event)
         _, announced = await recon.next_announced()
@@ -199,6 +200,8 @@ async def test_breaks_are_listed_newest_first_over_all_shards_page_by_page(recon
     assert sizes == [2, 2, 1]
     closed = await recon.api.ListBreaks(recon_service_pb2.ListBreaksRequest(state=break_pb2.BREAK_STATE_CLOSED))
     assert list(closed.breaks) == []
+    of_one = await recon.api.ListBreaks(recon_service_pb2.ListBreaksRequest(biz_id=biz_ids[1]))
+    assert [item.break_id for item in of_one.breaks] == [opened[1]]
 
 
 async def test_bad_requests_are_refused_by_field(recon: Recon) -> None:
@@ -212,6 +215,8 @@ async def test_bad_requests_are_refused_by_field(recon: Recon) -> None:
         await api.ListBreaks(requests.ListBreaksRequest(page_size=201))
     with pytest.raises(InvalidArgument):
         await api.ListBreaks(requests.ListBreaksRequest(page_token="nonsense"))
+    with pytest.raises(InvalidArgument):
+        await api.ListBreaks(requests.ListBreaksRequest(biz_id=mint("pay")))
     with pytest.raises(InvalidArgument):
         await api.GetBreak(requests.GetBreakRequest(break_id=mint("pay")))
     with pytest.raises(NotFound):
