@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pay_core.api import BenefitApi, LedgerApi, PayApi, TransitApi
 from pay_core.consumers import ChannelResults
+from pay_core.end_of_day import EndOfDay
 from pay_core.settings import PayCoreSettings
 from pay_core.tables import Hold, Instruction, Journal, Payment, PaymentCase
 from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
@@ -31,6 +32,8 @@ def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Cl
     service.add_consumer(results.consumer())
     service.add_timer(results.timer())
     service.add_call(results.call(), "channel_gateway")
+    for timer in EndOfDay(store, int(settings.drain_s * 1000)).timers():
+        service.add_timer(timer)
     for method in (RECEIVE_TRANSIT, DRAW_TRANSIT, SETTLE_TRANSIT):
         service.add_call(DurableCall(method), NAME)
     service.add_lookup("pay", Payment)

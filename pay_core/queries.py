@@ -6,9 +6,8 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
-from pay_core.ledger import slot_of_owner
 from pay_core.orchestration import PaymentView
-from pay_core.tables import Account, Coupon, Entry, Instruction, Payment
+from pay_core.tables import Coupon, Instruction, Payment
 from paykit.errors import NotFound
 from paykit.ids import is_id, slot_in, slot_of
 from paykit.store.row import Row
@@ -52,31 +51,6 @@ async def payments_of(store: Store, payer_id: str, before_id: str | None, limit:
     if before_id is not None:
         statement = statement.where(Payment.__table__.c.id < before_id)
     return await store.fetch(Payment, statement, slot=slot_of(payer_id), shadow=shadow)
-
-
-async def account_by_id(store: Store, account_id: str, *, shadow: bool) -> Account:
-    """An account; NotFound (ACCOUNT_NOT_FOUND)."""
-    statement = _by(Account, "id", account_id)
-    found = await store.fetch(Account, statement, slot=slot_in(account_id), shadow=shadow)
-    if not found:
-        raise NotFound(f"no account {account_id}", reason="ACCOUNT_NOT_FOUND")
-    return found[0]
-
-
-async def accounts_of(store: Store, owner_id: str, after_id: str | None, limit: int, *, shadow: bool) -> list[Account]:
-    """An owner's accounts, oldest first, younger than ``after_id``."""
-    statement = _by(Account, "owner_id", owner_id).order_by(Account.__table__.c.id).limit(limit)
-    if after_id is not None:
-        statement = statement.where(Account.__table__.c.id > after_id)
-    return await store.fetch(Account, statement, slot=slot_of_owner(owner_id), shadow=shadow)
-
-
-async def entries_of(store: Store, account_id: str, before_id: str | None, limit: int, *, shadow: bool) -> list[Entry]:
-    """An account's entries, newest first, older than ``before_id``."""
-    statement = _by(Entry, "account_id", account_id).order_by(Entry.__table__.c.id.desc()).limit(limit)
-    if before_id is not None:
-        statement = statement.where(Entry.__table__.c.id < before_id)
-    return await store.fetch(Entry, statement, slot=slot_in(account_id), shadow=shadow)
 
 
 async def coupons_of(store: Store, owner_id: str, before_id: str | None, limit: int, *, shadow: bool) -> list[Coupon]:
