@@ -14,6 +14,7 @@ from paykit import context as business_context
 from paykit.errors import MeshError
 from paykit.ids import is_id
 from paykit.money import format_minor
+from paykit.ops import merged
 from paykit.rpc.channels import Channels
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
 from paymesh.common.v1 import money_pb2
@@ -81,15 +82,14 @@ async def gather(channels: Channels, id_: str, *, shadow: bool = False) -> Timel
     unreachable: dict[str, str] = {}
     answers = await asyncio.gather(*(_ask(channels, name, id_, shadow, unreachable) for name in _CALL_ORDER))
     biz_ids = list(dict.fromkeys(answer.biz_id for answer in answers if answer.biz_id))
-    entries: list[ops_service_pb2.TimelineEntry] = []
+    parts = []
     for biz_id in biz_ids:
         for name, answer in zip(_CALL_ORDER, answers, strict=True):
             if name not in unreachable:
                 same = answer.biz_id == biz_id
                 whole = answer if same else await _ask(channels, name, biz_id, shadow, unreachable)
-                entries.extend(whole.entries)
-    entries.sort(key=lambda entry: entry.time.ToMilliseconds())
-    timeline = Timeline(biz_ids, entries, {}, unreachable)
+                parts.append(whole.entries)
+    timeline = Timeline(biz_ids, merged(parts), {}, unreachable)
     await _describe(channels, timeline, shadow)
     return timeline
 

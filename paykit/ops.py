@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -41,8 +42,7 @@ class Lookup(NamedTuple):
 class OpsApi(ops_service_pb2_grpc.OpsServiceServicer):
     """Timelines and dead letters of one service."""
 
-    def __init__(self, service: str, store: Store, lookups: list[Lookup], replay: Replay) -> None:
-        self._service = service
+    def __init__(self, store: Store, lookups: list[Lookup], replay: Replay) -> None:
         self._store = store
         self._lookups = lookups
         self._replay = replay
@@ -55,33 +55,8 @@ class OpsApi(ops_service_pb2_grpc.OpsServiceServicer):
         response = ops_service_pb2.GetTimelineResponse(biz_id=biz_id)
         if not biz_id:
             return response
-        table = CommandRecord.__table__
-        statement = select(table).where(table.c.biz_id == biz_id).order_by(table.c.created_at_ms).limit(_MAX_TIMELINE)
-        records = await self._store.fetch_everywhere(CommandRecord, statement, shadow=request.shadow)
-        for record in sorted(records, key=lambda row: row.created_at_ms):
-            response.entries.append(self._entry(record))
+        response.entries.extend(await timeline(self._store, biz_id, shadow=request.shadow))
         return response
-
-    def _entry(self, record: CommandRecord) -> ops_service_pb2.TimelineEntry:
-        changes = [
-            ops_service_pb2.Change(
-                id=change.id,
-                entity=change.entity,
-                parent_id=change.parent_id,
-                from_state=change.from_state,
-                to_state=change.to_state,
-                note=change.note,
-            )
-            for change in _decode_changes(record.changes)
-        ]
-        return ops_service_pb2.TimelineEntry(
-            time=_timestamp(record.created_at_ms),
-            service=self._service,
-            command=record.name,
-            trigger=record.trigger,
-            caller=record.caller,
-            changes=changes,
-        )
 
     async def _biz_id(self, text: str, *, shadow: bool) -> str:
         if is_id(text, "biz"):
@@ -135,6 +110,42 @@ class OpsApi(ops_service_pb2_grpc.OpsServiceServicer):
         assert isinstance(row, DeadLetter)
         replayed = await self._replay(request, row)
         return ops_service_pb2.ReplayDeadLetterResponse(dead_letter=_dead_letter(replayed))
+
+
+async def timeline(store: Store, biz_id: str, *, shadow: bool) -> list[ops_service_pb2.TimelineEntry]:
+    """What a service did under a business id, on all shards, oldest first; the first 2,000 of each shard."""
+    table = CommandRecord.__table__
+    statement = select(table).where(table.c.biz_id == biz_id).order_by(table.c.created_at_ms).limit(_MAX_TIMELINE)
+    records = await store.fetch_everywhere(CommandRecord, statement, shadow=shadow)
+    records.sort(key=lambda row: row.created_at_ms)
+    return [_entry(store.service, record) for record in records]
+
+
+def merged(parts: Iterable[Iterable[ops_service_pb2.TimelineEntry]]) -> list[ops_service_pb2.TimelineEntry]:
+    """Timelines as one, oldest first; what is of one millisecond stays in the order of ``parts``."""
+    return sorted(itertools.chain.from_iterable(parts), key=lambda entry: entry.time.ToMilliseconds())
+
+
+def _entry(service: str, record: CommandRecord) -> ops_service_pb2.TimelineEntry:
+    changes = [
+        ops_service_pb2.Change(
+            id=change.id,
+            entity=change.entity,
+            parent_id=change.parent_id,
+            from_state=change.from_state,
+            to_state=change.to_state,
+            note=change.note,
+        )
+        for change in _decode_changes(record.changes)
+    ]
+    return ops_service_pb2.TimelineEntry(
+        time=_timestamp(record.created_at_ms),
+        service=service,
+        command=record.name,
+        trigger=record.trigger,
+        caller=record.caller,
+        changes=changes,
+    )
 
 
 def _dead_letter(row: DeadLetter) -> ops_service_pb2.DeadLetter:

@@ -99,7 +99,7 @@ class Service:
         )
         for add_to_server, servicer in self._servicers:
             self._server.add(add_to_server, servicer)
-        ops = OpsApi(self.name, self.store, self._lookups, self._replay)
+        ops = OpsApi(self.store, self._lookups, self._replay)
         self._server.add(ops_service_pb2_grpc.add_OpsServiceServicer_to_server, ops)
         for start, _ in self._backgrounds:
             await start()
