@@ -199,7 +199,7 @@ async def test_an_enum_value_that_does_not_exist_is_refused_by_name(wire: Wire) 
                 assert (method.path, refusal.code) == (method.path, "INVALID_ARGUMENT")
                 assert "99" in refusal.fields[field.name], method.path
                 checked.append(field.name)
-    assert set(checked) == {"trade_type", "kind", "account_kind", "state"}
+    assert set(checked) == {"trade_type", "kind", "account_kind", "state", "funder"}
 
 
 @pytest.mark.usefixtures("nothing_written")

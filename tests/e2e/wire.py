@@ -23,6 +23,7 @@ SERVED = {
     "paymesh.trade.v1.TradeService": "trade_core",
     "paymesh.pay.v1.PayService": "pay_core",
     "paymesh.pay.v1.LedgerService": "pay_core",
+    "paymesh.pay.v1.BenefitService": "pay_core",
     "paymesh.pay.v1.TransitService": "pay_core",
     "paymesh.channel.v1.ChannelService": "channel_gateway",
     "paymesh.recon.v1.ReconService": "recon",
