@@ -30,6 +30,15 @@ class NewParts(NamedTuple):
     relations: list[TradeRelation]
 
 
+class BegunPart(NamedTuple):
+    """A part that is being paid, and the parent it belongs to."""
+
+    parent: Trade
+    part: Trade
+    attempt: PayAttempt
+    relation: TradeRelation
+
+
 class Unwound(NamedTuple):
     """A closed parent, what was closed with it, and the paid parts whose refundable money the caller must give back."""
 
@@ -179,8 +188,8 @@ def parts_released(work: Work, policy: Policy, parent: Trade) -> list[Trade]:
 # Parts that are paid separately
 
 
-def pay_part(work: Work, policy: Policy, parent: Trade, methods: Sequence[PayMethod]) -> NewParts:
-    """Makes the part of a trade that ``methods`` are to pay; the caller begins to pay it at once.
+def pay_part(work: Work, policy: Policy, parent: Trade, methods: Sequence[PayMethod]) -> BegunPart:
+    """Makes the part of a trade that ``methods`` pay, and begins to pay it. The parent stays as it is meanwhile.
 
     FailedPrecondition where the type is not paid in parts (PARTS_NOT_ALLOWED), the trade is grouped, over, expired or
     being paid whole, or the amounts come to more than is neither paid nor under way.
@@ -192,7 +201,9 @@ def pay_part(work: Work, policy: Policy, parent: Trade, methods: Sequence[PayMet
     part = _insert_part(work, parent, spec.part_type, PartInput(amount_minor=amount_minor, currency=parent.currency))
     relation = _relate(work, parent, part, RelationKind.SPLIT)
     counted = msgspec.structs.replace(parent, part_count=parent.part_count + 1)
-    return NewParts(work.update(counted, note=f"part of {amount_minor} begun"), [part], [relation])
+    parent = work.update(counted, note=f"part of {amount_minor} begun")
+    part, attempt = steps.begin_payment(work, policy, part, methods)
+    return BegunPart(parent, part, attempt, relation)
 
 
 def part_paid(work: Work, part: Trade) -> Trade:

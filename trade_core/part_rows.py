@@ -11,7 +11,7 @@ from trade_core.parts import PartPayee
 from trade_core.steps import NewTrade, Policy
 from trade_core.tables import PayAttempt, Trade, TradeRelation
 from trade_core.trade import OVER, AttemptState, TradeState
-from trade_core.types import Parts
+from trade_core.types import TOGETHER, Parts
 
 # What to read
 
@@ -93,7 +93,12 @@ def check_payable(work: Work, policy: Policy, trade: Trade) -> None:
 
 
 def payees_of(policy: Policy, parent: Trade, parts: Sequence[Trade]) -> list[PartPayee]:
-    """Who is paid by the one payment of a parent whose parts are paid together: they add up to its amount."""
+    """Who is paid by the one payment of a parent whose parts are paid together: they add up to its amount.
+
+    Empty for any other trade.
+    """
+    if policy.catalogue.spec(parent.trade_type).parts not in TOGETHER:
+        return []
     payees = [
         PartPayee(part.payee_id, policy.catalogue.spec(part.trade_type).payee, part.amount_minor, part.id)
         for part in parts
