@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Select, select
 
 from channel_gateway import messages
-from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState
+from channel_gateway.channel_order import FOLLOWING, ChannelOrderState
 from channel_gateway.channels import ChannelSet
 from channel_gateway.commands import Submission, SubmitOrder
 from channel_gateway.tables import ChannelOrder
@@ -42,7 +42,7 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
         business = current()
         lane = self._dispatcher.lane(business.mode, submission.channel)
         origin = Origin.rpc(business, _METHOD, submission.instruction_id, request.request_id, request)
-        command = SubmitOrder(origin, submission, lane.channel.operations)
+        command = SubmitOrder(origin, submission, lane.channel.operations, lane.channel.captures_max)
         with lane.place():
             order = await self._store.run(command)
         if order.state == ChannelOrderState.ACCEPTED:
@@ -109,16 +109,15 @@ def _submission(request: channel_service_pb2.SubmitChannelOrderRequest) -> Submi
     amount = fields.money("amount", request.amount)
     instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
     payment_id = fields.id("payment_id", request.payment_id, "pay")
-    is_refund = kind is ChannelOrderKind.REFUND
-    if is_refund:
+    if kind in FOLLOWING:
         original_id = fields.id("original_channel_order_id", request.original_channel_order_id, "chn")
         if request.token:
-            fields.fail("token", "not for a refund, which goes back by the original's route")
+            fields.fail("token", "only where no original order is named, whose route it is")
     else:
         original_id = ""
         fields.name("token", request.token)
         if request.original_channel_order_id:
-            fields.fail("original_channel_order_id", "only for a refund")
+            fields.fail("original_channel_order_id", "only for a refund, capture or void")
     # A command works on one slot: what belongs to one business order carries that order's.
     related = {"payment_id": payment_id, "original_channel_order_id": original_id}
     for field, id_ in related.items():

@@ -20,6 +20,13 @@ class ChannelOrderKind(StrEnum):
     CHARGE = "CHARGE"
     REFUND = "REFUND"
     PAYOUT = "PAYOUT"
+    AUTHORIZE = "AUTHORIZE"
+    CAPTURE = "CAPTURE"
+    VOID = "VOID"
+
+
+# What goes back to, or goes on with, an earlier order: which, and by whose route. The others name a token.
+FOLLOWING = frozenset({ChannelOrderKind.REFUND, ChannelOrderKind.CAPTURE, ChannelOrderKind.VOID})
 
 
 class ChannelOrderState(StrEnum):
@@ -90,14 +97,15 @@ class ProviderResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to wait for what on one channel; milliseconds. None: "not found" never becomes certain."""
+    """What one channel's results are judged by: how long to wait for what, in milliseconds, and what may differ."""
 
     send_within_ms: int  # the call begins this soon after SENDING is committed, or not at all
     sending_ms: int  # a SENDING order older than this has no call under way any more
     query_ladder_ms: tuple[int, ...]
-    not_found_certain_after_ms: int | None
+    not_found_certain_after_ms: int | None  # None: "not found" never becomes certain
     resend_delay_ms: int
     resend_give_up_after_ms: int
+    amount_may_differ: bool = False  # a charge may bring another amount than was asked for
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +125,7 @@ PROVIDER_NOT_FOUND = "PROVIDER_NOT_FOUND"
 PROVIDER_UNREACHABLE = "PROVIDER_UNREACHABLE"
 
 _RESEND_DOUBLINGS_MAX = 6
+_AMOUNT_MINOR_MAX = 2**63 - 1
 _SILENT = Applied()
 _OUTCOMES = {ResultStatus.SUCCEEDED: _S.SUCCEEDED, ResultStatus.FAILED: _S.FAILED}
 
@@ -146,7 +155,7 @@ def apply_result(
 
     ``asked_at_ms``: when a query was begun. Its answer says how things stood then, not when it is applied.
     """
-    mismatch = _mismatch(order, result)
+    mismatch = _mismatch(order, result, policy)
     if CHANNEL_ORDER.is_terminal(order.state):
         return Applied(mismatch=mismatch) if mismatch else _SILENT
     if mismatch:
@@ -154,11 +163,11 @@ def apply_result(
         return _asked_again(order, now_ms, policy, mismatch) if source is Source.QUERY else Applied(mismatch=mismatch)
     status = result.status
     if status in _OUTCOMES:
-        return _settle(order, _OUTCOMES[status], result.failure_reason, result.provider_reference, now_ms)
+        return _settle(order, _OUTCOMES[status], result, now_ms)
     if status is ResultStatus.NOT_SENT:
         return _not_sent(order, now_ms, policy)
     if status is ResultStatus.NOT_FOUND and _is_absence_certain(order, asked_at_ms, policy):
-        return _settle(order, _S.FAILED, PROVIDER_NOT_FOUND, "", now_ms)
+        return _settle(order, _S.FAILED, _given_up(PROVIDER_NOT_FOUND), now_ms)
     after = _S.PENDING if status is ResultStatus.PENDING else _S.UNKNOWN
     moved = order
     if order.state == _S.SENDING or (order.state == _S.UNKNOWN and after is _S.PENDING):
@@ -180,28 +189,35 @@ def lose(order: ChannelOrder, now_ms: int, policy: ChannelPolicy) -> Applied:
     return Applied(order=CHANNEL_ORDER.move(order, _S.UNKNOWN, due_at_ms=now_ms + policy.query_ladder_ms[0]))
 
 
-def refundable_minor(charge: ChannelOrder, refunds: list[ChannelOrder]) -> int:
-    """What of a charge is neither given back nor being given back."""
-    return charge.amount_minor - sum(refund.amount_minor for refund in refunds if refund.state != _S.FAILED)
+def moved_minor(order: ChannelOrder) -> int:
+    """What a SUCCEEDED order moved, or what an order that is under way shall move."""
+    return order.settled_minor or order.amount_minor
 
 
-def _settle(order: ChannelOrder, after: ChannelOrderState, reason: str, reference: str, now_ms: int) -> Applied:
+def _settle(order: ChannelOrder, after: ChannelOrderState, result: ProviderResult, now_ms: int) -> Applied:
+    said_minor = result.amount_minor
+    differs = after is _S.SUCCEEDED and said_minor is not None and said_minor != order.amount_minor
     settled = CHANNEL_ORDER.move(
         order,
         after,
-        provider_reference=reference or order.provider_reference,
-        failure_reason=reason if after is _S.FAILED else "",
+        provider_reference=result.provider_reference or order.provider_reference,
+        failure_reason=result.failure_reason if after is _S.FAILED else "",
         due_at_ms=None,
         finished_at_ms=now_ms,
+        settled_minor=said_minor if differs else 0,
     )
     return Applied(order=settled, announce=SUCCEEDED_EVENT if after is _S.SUCCEEDED else FAILED_EVENT)
+
+
+def _given_up(reason: str) -> ProviderResult:
+    return ProviderResult(status=ResultStatus.FAILED, failure_reason=reason)
 
 
 def _not_sent(order: ChannelOrder, now_ms: int, policy: ChannelPolicy) -> Applied:
     if order.state != _S.SENDING:
         return _SILENT
     if now_ms - order.created_at_ms >= policy.resend_give_up_after_ms:
-        return _settle(order, _S.FAILED, PROVIDER_UNREACHABLE, "", now_ms)
+        return _settle(order, _S.FAILED, _given_up(PROVIDER_UNREACHABLE), now_ms)
     delay_ms = policy.resend_delay_ms << min(order.send_count - 1, _RESEND_DOUBLINGS_MAX)
     return Applied(order=CHANNEL_ORDER.move(order, _S.ACCEPTED, due_at_ms=now_ms + delay_ms))
 
@@ -231,11 +247,12 @@ def _is_absence_certain(order: ChannelOrder, asked_at_ms: int | None, policy: Ch
     )
 
 
-def _mismatch(order: ChannelOrder, result: ProviderResult) -> str:
+def _mismatch(order: ChannelOrder, result: ProviderResult, policy: ChannelPolicy) -> str:
     """Why the provider's word contradicts what is known; empty where it does not."""
     status = result.status
-    if result.amount_minor is not None and result.amount_minor != order.amount_minor:
-        return f"amount {result.amount_minor} instead of {order.amount_minor}"
+    expected_minor = _expected_minor(order, result, policy)
+    if result.amount_minor is not None and result.amount_minor != expected_minor:
+        return f"amount {result.amount_minor} instead of {expected_minor}"
     if result.currency is not None and result.currency != order.currency:
         return f"currency {result.currency} instead of {order.currency}"
     if result.provider_reference and order.provider_reference not in ("", result.provider_reference):
@@ -247,3 +264,16 @@ def _mismatch(order: ChannelOrder, result: ProviderResult) -> str:
     if status is ResultStatus.NOT_FOUND and (order.state == _S.PENDING or order.provider_reference):
         return "not found although the provider had it" if not CHANNEL_ORDER.is_terminal(order.state) else ""
     return ""
+
+
+def _expected_minor(order: ChannelOrder, result: ProviderResult, policy: ChannelPolicy) -> int:
+    """The amount that a result has to repeat. Until an order has succeeded, that is what was asked for."""
+    if result.status is not ResultStatus.SUCCEEDED:
+        return order.amount_minor
+    if order.state == _S.SUCCEEDED:
+        return moved_minor(order)
+    said_minor = result.amount_minor
+    may_differ = policy.amount_may_differ and order.kind == ChannelOrderKind.CHARGE and order.state != _S.FAILED
+    if may_differ and said_minor is not None and 0 < said_minor <= _AMOUNT_MINOR_MAX:
+        return said_minor
+    return order.amount_minor

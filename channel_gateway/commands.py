@@ -19,10 +19,10 @@ from channel_gateway.channel_order import (
     Source,
     apply_result,
     lose,
-    refundable_minor,
     start_sending,
 )
 from channel_gateway.channels.base import ReceivedNotification
+from channel_gateway.originals import check_capture, check_refund, check_void
 from channel_gateway.tables import ChannelOrder, Notification
 from paykit.context import pack
 from paykit.errors import AlreadyExists, FailedPrecondition
@@ -56,10 +56,18 @@ class SubmitOrder(Command[ChannelOrder]):
 
     result_type = ChannelOrder
 
-    def __init__(self, origin: Origin, submission: Submission, operations: frozenset[ChannelOrderKind]) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        submission: Submission,
+        operations: frozenset[ChannelOrderKind],
+        captures_max: int = 1,
+    ) -> None:
+        """``operations`` and ``captures_max`` (of one authorisation) are what the channel declares."""
         super().__init__(slot_in(submission.instruction_id), origin)
         self.submission = submission
-        self.operations = operations  # what the channel declares
+        self.operations = operations
+        self.captures_max = captures_max
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield key(ChannelOrder, self.submission.instruction_id, "instruction_id")
@@ -85,7 +93,6 @@ class SubmitOrder(Command[ChannelOrder]):
                 reason="OPERATION_UNSUPPORTED",
                 subject=wanted.channel,
             )
-        original_reference = self._original_reference(work) if wanted.kind is ChannelOrderKind.REFUND else ""
         context = msgspec.structs.replace(work.context, deadline_ms=None)  # timers have no deadline
         order = ChannelOrder(
             id=work.new_id("chn"),
@@ -99,7 +106,7 @@ class SubmitOrder(Command[ChannelOrder]):
             instruction_id=wanted.instruction_id,
             payment_id=wanted.payment_id,
             original_channel_order_id=wanted.original_channel_order_id,
-            original_provider_reference=original_reference,
+            original_provider_reference="",
             token=wanted.token,
             provider_reference="",
             failure_reason="",
@@ -111,33 +118,21 @@ class SubmitOrder(Command[ChannelOrder]):
             created_at_ms=work.now_ms,
             finished_at_ms=None,
         )
+        if wanted.original_channel_order_id:
+            reference = self._original(work, order).provider_reference
+            order = msgspec.structs.replace(order, original_provider_reference=reference)
         return work.insert(order, parent_id=wanted.instruction_id)
 
-    def _original_reference(self, work: Work) -> str:
-        """The provider's name for the charge that is to be given back; FailedPrecondition where it cannot be."""
-        wanted, original_id = self.submission, self.submission.original_channel_order_id
-        charge = work.get(ChannelOrder, original_id)
-        if (
-            charge is None
-            or charge.kind != ChannelOrderKind.CHARGE
-            or charge.state != ChannelOrderState.SUCCEEDED
-            or charge.channel != wanted.channel
-            or charge.currency != wanted.currency
-        ):
-            raise FailedPrecondition(
-                f"{original_id} is not a succeeded charge of this channel and currency",
-                reason="ORIGINAL_NOT_REFUNDABLE",
-                subject=original_id,
-            )
-        left_minor = refundable_minor(charge, work.many(ChannelOrder, "original_channel_order_id", original_id))
-        if wanted.amount_minor > left_minor:
-            raise FailedPrecondition(
-                f"of charge {original_id} {left_minor} is left to give back",
-                reason="REFUND_EXCEEDS_CHARGE",
-                subject=original_id,
-                metadata={"refundable_minor": str(left_minor)},
-            )
-        return charge.provider_reference
+    def _original(self, work: Work, order: ChannelOrder) -> ChannelOrder:
+        """The order that ``order`` goes back to or goes on with; FailedPrecondition where it must not."""
+        original_id = order.original_channel_order_id
+        original = work.get(ChannelOrder, original_id)
+        followers = work.many(ChannelOrder, "original_channel_order_id", original_id)
+        if order.kind == ChannelOrderKind.CAPTURE:
+            return check_capture(original, followers, order, self.captures_max)
+        if order.kind == ChannelOrderKind.VOID:
+            return check_void(original, followers, order)
+        return check_refund(original, followers, order)
 
 
 class OrderCommand(Command[ChannelOrder | None]):

@@ -41,6 +41,7 @@ def channel_order(order: ChannelOrder) -> channel_order_pb2.ChannelOrder:
         create_time=_timestamp(order.created_at_ms),
         finish_time=None if order.finished_at_ms is None else _timestamp(order.finished_at_ms),
         version=order.version,
+        settled_minor=order.settled_minor,
     )
 
 

@@ -60,6 +60,8 @@ class ChannelSettings(ProviderAccountSettings):
 
     kind: Literal["sandbox"] = "sandbox"
     operations: frozenset[ChannelOrderKind] = frozenset(ChannelOrderKind)
+    captures_max: Annotated[int, Field(ge=1, le=100)] = 1  # how often one authorisation can be captured
+    amount_may_differ: bool = False  # a charge may bring another amount than was asked for
     shadow: ProviderAccountSettings | None = None
     timeout_s: Seconds = 5.0
     connect_timeout_s: Seconds = 2.0
@@ -82,7 +84,7 @@ class ChannelSettings(ProviderAccountSettings):
         return self
 
     def policy(self) -> ChannelPolicy:
-        """The times that decisions need."""
+        """What decisions on results need."""
         certain_s = self.not_found_certain_after_s
         return ChannelPolicy(
             send_within_ms=_SEND_WITHIN_MS,
@@ -91,6 +93,7 @@ class ChannelSettings(ProviderAccountSettings):
             not_found_certain_after_ms=None if certain_s is None else int(certain_s * 1000),
             resend_delay_ms=int(self.resend_delay_s * 1000),
             resend_give_up_after_ms=int(self.resend_give_up_after_s * 1000),
+            amount_may_differ=self.amount_may_differ,
         )
 
 

@@ -26,9 +26,9 @@ class ChannelOrder(Row, frozen=True, kw_only=True):
     currency: Code
     instruction_id: Id
     payment_id: Id
-    original_channel_order_id: Id  # refunds: the charge; else empty
-    original_provider_reference: Name  # refunds: the provider's name for the charge; else empty
-    token: Name  # vault token of the card or bank account, never its number; empty for refunds
+    original_channel_order_id: Id  # refunds: the charge or capture; captures and voids: the authorisation; else empty
+    original_provider_reference: Name  # the provider's name for it; else empty
+    token: Name  # vault token of the card or bank account, never its number; empty where an original is named
     provider_reference: Name  # empty until the provider has named it
     failure_reason: Code  # empty unless FAILED
     query_count: Small

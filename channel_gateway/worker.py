@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 import structlog
@@ -33,12 +33,22 @@ CALLS = telemetry.counter("channel_calls_total", "Calls to providers", ("mode", 
 CALL_SECONDS = telemetry.histogram("channel_call_seconds", "Time of a call to a provider", ("mode", "channel"))
 QUEUED = telemetry.gauge("channel_queue_orders", "Orders waiting for a call to the provider", ("mode", "channel"))
 
+_QUERY = "QUERY"
 _LEASE_MS = 30_000  # how long an order that a timer handed over is left alone
 _RETRY_AFTER_MS = 1_000
 _STOP_GRACE_S = 15.0
 _SETTLING_PER_CALL = 4  # outcomes being committed, for each call that may be under way
 _UNKNOWN = ProviderResult(status=ResultStatus.UNKNOWN)
 _NOT_SENT = ProviderResult(status=ResultStatus.NOT_SENT)
+_OPERATIONS: Mapping[str, Callable[[Channel, ChannelOrder], Awaitable[ProviderResult]]] = {
+    ChannelOrderKind.CHARGE: lambda channel, order: channel.charge(order),
+    ChannelOrderKind.REFUND: lambda channel, order: channel.refund(order),
+    ChannelOrderKind.PAYOUT: lambda channel, order: channel.payout(order),
+    ChannelOrderKind.AUTHORIZE: lambda channel, order: channel.authorize(order),
+    ChannelOrderKind.CAPTURE: lambda channel, order: channel.capture(order),
+    ChannelOrderKind.VOID: lambda channel, order: channel.void(order),
+    _QUERY: lambda channel, order: channel.query(order),
+}
 
 T = TypeVar("T")
 
@@ -164,7 +174,7 @@ class Lane:
             return ApplyResult(origin, order.id, policy, result, Source.REPLY)
         if order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
             asked_at_ms = self._store.clock.now_ms()
-            result = await self._call("QUERY", order)
+            result = await self._call(_QUERY, order)
             return ApplyResult(origin, order.id, policy, result, Source.QUERY, asked_at_ms)
         return None
 
@@ -173,14 +183,7 @@ class Lane:
         channel = self.channel
         started_s = asyncio.get_running_loop().time()
         try:
-            if operation == ChannelOrderKind.CHARGE:
-                result = await channel.charge(order)
-            elif operation == ChannelOrderKind.REFUND:
-                result = await channel.refund(order)
-            elif operation == ChannelOrderKind.PAYOUT:
-                result = await channel.payout(order)
-            else:
-                result = await channel.query(order)
+            result = await _OPERATIONS[operation](channel, order)
         except Exception:  # a channel's bug leaves the outcome as open as a lost connection does
             log.exception("channel_raised", channel=channel.name, operation=operation, channel_order_id=order.id)
             result = _UNKNOWN

@@ -13,7 +13,13 @@ import tomli_w
 from meshctl.processes import free_ports
 from meshctl.settings import SERVICES
 
-CHANNELS = {"sandbox_card": ["CHARGE", "REFUND"], "sandbox_bank": ["PAYOUT"]}
+# What each channel is told to do, and what the provider's account for it does.
+CHANNELS: dict[str, dict[str, Any]] = {
+    "sandbox_card": {"operations": ["CHARGE", "REFUND", "AUTHORIZE", "CAPTURE", "VOID"]},
+    "sandbox_bank": {"operations": ["PAYOUT"]},
+    "sandbox_wallet": {"operations": ["CHARGE", "REFUND"], "amount_may_differ": True},
+}
+ACCOUNTS: dict[str, dict[str, Any]] = {"sandbox_wallet": {"customer_confirms": True}}
 SHARDS = ("s0", "s1")
 MODES = ("live", "shadow")
 HOST = "127.0.0.1"
@@ -73,8 +79,9 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
         "notification_listen": ports.address("notifications"),
         "channels": {
             channel: _provider_account(accounts[channel, "live"], ports)
-            | {"operations": operations, "shadow": _provider_account(accounts[channel, "shadow"], ports)}
-            for channel, operations in CHANNELS.items()
+            | declared
+            | {"shadow": _provider_account(accounts[channel, "shadow"], ports)}
+            for channel, declared in CHANNELS.items()
         },
     }
     config["sandbox"] = {
@@ -101,7 +108,7 @@ def _account(channel: str, mode: str, ports: Ports) -> dict[str, Any]:
         "notification_url": f"http://{ports.address('notifications')}/notifications/{channel}",
         "notification_key_id": "k1",
         "notification_key": secrets.token_urlsafe(24),
-    }
+    } | ACCOUNTS.get(channel, {})
 
 
 def _provider_account(account: dict[str, Any], ports: Ports) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the gateway needs of a channel: what it declares to do, four operations, and reading its notifications."""
+"""What the gateway needs of a channel: what it declares to do, its operations, and reading its notifications."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Channel(Protocol):
 
     name: str
     operations: frozenset[ChannelOrderKind]  # what it declares to do
+    captures_max: int  # how often it can capture one authorisation
     policy: ChannelPolicy
 
     async def start(self) -> None:
@@ -47,11 +48,27 @@ class Channel(Protocol):
         ...
 
     async def refund(self, order: ChannelOrder) -> ProviderResult:
-        """Gives money of ``order.original_provider_reference`` back."""
+        """Gives money of the charge or capture ``order.original_provider_reference`` back."""
         ...
 
     async def payout(self, order: ChannelOrder) -> ProviderResult:
         """Sends money to the bank account behind ``order.token``."""
+        ...
+
+    async def authorize(self, order: ChannelOrder) -> ProviderResult:
+        """Reserves money on the card or account behind ``order.token``."""
+        ...
+
+    async def capture(self, order: ChannelOrder) -> ProviderResult:
+        """Takes money that ``order.original_provider_reference`` reserved.
+
+        Where the channel captures once only, what is not taken is given up with it.
+        """
+        ...
+
+    async def void(self, order: ChannelOrder) -> ProviderResult:
+        """Gives up what ``order.original_provider_reference`` still reserves. A success where nothing is reserved any
+        more; a failure where part of the amount was captured."""
         ...
 
     async def query(self, order: ChannelOrder) -> ProviderResult:

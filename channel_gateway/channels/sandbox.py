@@ -81,6 +81,7 @@ class SandboxChannel:
     def __init__(self, name: str, livemode: bool, settings: ChannelSettings, account: ProviderAccountSettings) -> None:
         self.name = name
         self.operations = settings.operations
+        self.captures_max = settings.captures_max
         self.policy = settings.policy()
         self._livemode = livemode
         self._settings = settings
@@ -113,6 +114,20 @@ class SandboxChannel:
     async def payout(self, order: ChannelOrder) -> ProviderResult:
         return await self._send("/v1/payouts", order, {"token": order.token})
 
+    async def authorize(self, order: ChannelOrder) -> ProviderResult:
+        return await self._send("/v1/authorizations", order, {"token": order.token})
+
+    async def capture(self, order: ChannelOrder) -> ProviderResult:
+        # Where the channel captures once only, the provider is told to give the rest up.
+        original: dict[str, str | bool] = {
+            "original_reference": order.original_channel_order_id,
+            "is_final": self.captures_max == 1,
+        }
+        return await self._send("/v1/captures", order, original)
+
+    async def void(self, order: ChannelOrder) -> ProviderResult:
+        return await self._send("/v1/voids", order, {"original_reference": order.original_channel_order_id})
+
     async def query(self, order: ChannelOrder) -> ProviderResult:
         try:
             status, answer = await self._exchange("GET", f"/v1/orders/{order.id}", None, {})
@@ -123,7 +138,7 @@ class SandboxChannel:
             return _NOT_FOUND
         return self._result(status, answer, order)
 
-    async def _send(self, path: str, order: ChannelOrder, extra: dict[str, str]) -> ProviderResult:
+    async def _send(self, path: str, order: ChannelOrder, extra: Mapping[str, str | bool]) -> ProviderResult:
         body = _encode({"reference": order.id, "amount_minor": order.amount_minor, "currency": order.currency, **extra})
         try:
             status, answer = await self._exchange("POST", path, body, {"Idempotency-Key": order.id})

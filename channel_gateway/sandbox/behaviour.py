@@ -1,8 +1,8 @@
 """What the sandbox provider does with an order: behaviours as data, chosen by token or by a fault rule.
 
 A token names its behaviour by prefix: ``tok_declined_4711`` behaves as ``declined``; the longest name wins. A charge
-token may also say how its refunds behave: ``tok_ok__refund_timeout_charged``. A token that names nothing is declined
-with ``token_unknown``.
+or authorisation token may also say how its refunds, captures and voids behave: ``tok_ok__refund_timeout_charged``,
+``tok_ok__capture_declined__void_expired``. A token that names nothing is declined with ``token_unknown``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Literal
 import msgspec
 
 TOKEN_PREFIX = "tok_"
-_REFUND_MARK = "__refund_"
+_MARK = "__"
 
+Kind = Literal["charge", "refund", "payout", "authorize", "capture", "void"]
 Status = Literal["succeeded", "failed", "pending"]
 Reply = Literal["answer", "hang", "drop", "error", "unavailable", "after_notification"]
 
@@ -29,16 +30,25 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
-    """How one order goes. ``books=False``: the provider forgets it was asked."""
+    """How one order goes. ``books=False``: the provider forgets it was asked.
+
+    A pending order settles soon, or when its customer has made up his mind: ``late``, or ``never``. Then the order is
+    given up in the end. ``moved_error_minor``: a charge moves that much more, but at least one unit.
+    """
 
     name: str
     books: bool = True
     outcome: Literal["succeeded", "failed"] = "succeeded"
     failure_code: str = ""
     pending_first: bool = False
+    customer: Literal["soon", "late", "never"] = "soon"
+    moved_error_minor: int = 0
     reply: Reply = "answer"
     notices: tuple[Notice, ...] = ()
 
+
+CUSTOMER_DECLINED = "customer_declined"
+CUSTOMER_TIMEOUT = "customer_timeout"
 
 BEHAVIOURS = {
     behaviour.name: behaviour
@@ -68,6 +78,18 @@ BEHAVIOURS = {
         Behaviour(name="notify_never", pending_first=True),
         Behaviour(name="notify_wrong_amount", pending_first=True, notices=(Notice(amount_error_minor=1),)),
         Behaviour(name="notify_contradict", notices=(Notice(status="failed"),)),
+        Behaviour(name="auth_expired", outcome="failed", failure_code="auth_expired"),
+        Behaviour(name="pays_more", moved_error_minor=500),
+        Behaviour(name="pays_less", moved_error_minor=-500),
+        Behaviour(name="customer_late", pending_first=True, customer="late", notices=(Notice(),)),
+        Behaviour(
+            name="customer_never",
+            outcome="failed",
+            failure_code=CUSTOMER_TIMEOUT,
+            pending_first=True,
+            customer="never",
+            notices=(Notice(),),
+        ),
     )
 }
 TOKEN_UNKNOWN = Behaviour(name="token_unknown", outcome="failed", failure_code="token_unknown")
@@ -76,14 +98,29 @@ _BY_LENGTH = sorted(BEHAVIOURS, key=len, reverse=True)
 
 
 def for_token(token: str) -> Behaviour:
-    """The behaviour a charge's or payout's token names."""
-    return _named(token.partition(_REFUND_MARK)[0])
+    """The behaviour that the token of a charge, authorisation or payout names."""
+    return _named(token.partition(_MARK)[0])
 
 
-def for_refund(charge_token: str) -> Behaviour:
-    """The behaviour of refunds of a charge made with ``charge_token``."""
-    _, marked, name = charge_token.partition(_REFUND_MARK)
-    return _named(TOKEN_PREFIX + name) if marked else BEHAVIOURS["ok"]
+def for_following(kind: Kind, token: str) -> Behaviour:
+    """The behaviour of refunds, captures or voids of what was made with ``token``."""
+    for mark in token.split(_MARK)[1:]:
+        if mark.startswith(f"{kind}_"):
+            return _named(TOKEN_PREFIX + mark.removeprefix(f"{kind}_"))
+    return BEHAVIOURS["ok"]
+
+
+def as_confirmed(behaviour: Behaviour) -> Behaviour:
+    """The behaviour with an account whose customers confirm each charge: it is pending until they do, or decline."""
+    if behaviour.pending_first or not behaviour.books:
+        return behaviour
+    declined = behaviour.failure_code == "card_declined"
+    return msgspec.structs.replace(
+        behaviour,
+        pending_first=True,
+        notices=behaviour.notices or (Notice(),),
+        failure_code=CUSTOMER_DECLINED if declined else behaviour.failure_code,
+    )
 
 
 def _named(token: str) -> Behaviour:
@@ -108,7 +145,7 @@ class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
 
     behaviour: str
-    kind: Literal["", "charge", "refund", "payout", "query"] = ""
+    kind: Literal["", "query"] | Kind = ""
     token_prefix: str = ""
     account: str = ""
     probability: float = 1.0

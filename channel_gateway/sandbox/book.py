@@ -1,7 +1,8 @@
 """The provider's book: one SQLite file, written by one thread, many orders to a transaction.
 
 Callers on the event loop hand operations over and await them; the thread takes all that wait, carries them out in one
-transaction and answers them together. Orders are only ever added, so a killed provider finds its book as it was.
+transaction and answers them together. Orders are added, and pending ones decided by their customers: each in one
+transaction, so a killed provider finds its book as it was.
 """
 
 from __future__ import annotations
@@ -15,24 +16,40 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, create_engine, event, insert
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection
 
 from channel_gateway.sandbox.behaviour import Behaviour
+from channel_gateway.sandbox.book_file import (
+    as_entry,
+    by_reference,
+    load_entries,
+    open_book,
+    write,
+    write_notifications,
+)
 from channel_gateway.sandbox.book_tables import (
     DUE,
-    ENTRY_FIELDS,
     FIND,
     FIND_KEY,
+    FOLLOWERS,
+    FORGET,
     MARK,
     PAGE,
-    REFUNDED,
-    WAITING,
-    entry_table,
-    metadata,
-    notification_table,
+    SETTLE,
 )
-from channel_gateway.sandbox.entries import Decision, Entry, Notification, OrderRequest, Timing, decide
+from channel_gateway.sandbox.entries import (
+    FOLLOWING,
+    UNUSED,
+    Decision,
+    Entry,
+    Notification,
+    OrderRequest,
+    Timing,
+    Used,
+    decide,
+    decide_as_customer,
+    notification_prefix,
+)
 from paykit.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -50,6 +67,10 @@ class Placed(msgspec.Struct, frozen=True):
 
 class IdempotencyConflict(Exception):
     """The key, or the reference, was used for another body."""
+
+
+class NotPending(Exception):
+    """The order is settled, or no customer is asked about it: nothing was done."""
 
 
 class BookBusy(Exception):
@@ -72,6 +93,13 @@ class Find(msgspec.Struct, frozen=True):
 
     account: str
     reference: str
+
+
+class CustomerDecision(msgspec.Struct, frozen=True):
+    """Confirm or decline a pending order as its customer."""
+
+    reference: str
+    confirms: bool
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -97,7 +125,7 @@ class Page(msgspec.Struct, frozen=True):
     page_size: int
 
 
-Operation = Place | Find | Due | Mark | Page
+Operation = Place | Find | CustomerDecision | Due | Mark | Page
 _Waiting = tuple[Operation, "asyncio.Future[Any]"]
 
 
@@ -137,6 +165,12 @@ class Book:
         entry: Entry | None = await self._submit(Find(account, reference))
         return entry
 
+    async def decide_as_customer(self, reference: str, confirms: bool) -> Entry | None:
+        """Settles a pending charge or authorisation now; its notification is due at once. None: no such order;
+        NotPending."""
+        entry: Entry | None = await self._submit(CustomerDecision(reference, confirms))
+        return entry
+
     async def due(self, now_ms: int, page_size: int) -> list[Notification]:
         """Notifications that wait and are due."""
         notifications: list[Notification] = await self._submit(Due(now_ms, page_size))
@@ -165,7 +199,7 @@ class Book:
     def _run(self, opened: asyncio.Future[Any]) -> None:
         assert self._loop is not None
         try:
-            connection = _open(self._path)
+            connection = open_book(self._path)
         except Exception as error:
             self._loop.call_soon_threadsafe(_resolve, [(opened, error)])
             return
@@ -208,16 +242,18 @@ class Book:
                         ],
                     )
                 finds = {op.reference for op in operations if isinstance(op, Find)}
-                found = _by_reference(connection, finds)
+                found = by_reference(connection, finds)
                 for index, operation in enumerate(operations):
                     if isinstance(operation, Find):
                         results[index] = found.get((operation.account, operation.reference))
+                    elif isinstance(operation, CustomerDecision):
+                        results[index] = self._decide_as_customer(connection, operation)
                     elif isinstance(operation, Due):
                         rows = connection.execute(DUE, msgspec.structs.asdict(operation))
                         results[index] = [Notification(**row) for row in rows.mappings()]
                     elif isinstance(operation, Page):
                         pages = connection.execute(PAGE, msgspec.structs.asdict(operation))
-                        results[index] = [(row[0], _entry(row[1:])) for row in pages]
+                        results[index] = [(row[0], as_entry(row[1:])) for row in pages]
         except Exception as error:
             log.exception("sandbox_book_failed", operations=len(operations))
             return [error] * len(operations)
@@ -228,19 +264,18 @@ class Book:
         requests = [place.request for place in places]
         by_key = {
             (entry.account, entry.idempotency_key): entry
-            for entry in _load(connection, FIND_KEY, {r.idempotency_key for r in requests})
+            for entry in load_entries(connection, FIND_KEY, {r.idempotency_key for r in requests})
         }
-        originals = {r.body.original_reference for r in requests if r.kind == "refund"}
-        by_reference = _by_reference(connection, {r.body.reference for r in requests} | originals)
-        refunded: dict[tuple[str, str], int] = {}
-        if originals:
-            for account, reference, amount in connection.execute(REFUNDED, {"values": sorted(originals)}):
-                refunded[account, reference] = int(amount)
+        originals = {r.body.original_reference for r in requests if r.kind in FOLLOWING}
+        known = by_reference(connection, {r.body.reference for r in requests} | originals)
+        used: dict[tuple[str, str], Used] = {}
+        for entry in load_entries(connection, FOLLOWERS, originals):
+            _note(used, entry)
         results: list[Placed | Exception] = []
         decisions: list[Decision] = []
         for place in places:
             request, body = place.request, place.request.body
-            earlier = by_key.get((request.account, request.idempotency_key)) or by_reference.get(
+            earlier = by_key.get((request.account, request.idempotency_key)) or known.get(
                 (request.account, body.reference)
             )
             if earlier is not None:
@@ -251,66 +286,51 @@ class Book:
             decision = decide(
                 request,
                 place.forced,
-                by_reference.get(original_key),
-                refunded.get(original_key, 0),
+                known.get(original_key),
+                used.get(original_key, UNUSED),
                 now_ms,
                 self._timing,
             )
             results.append(Placed(decision, None))
-            entry = decision.entry
-            if entry is not None:
+            if decision.entry is not None:
                 decisions.append(decision)
-                by_key[entry.account, entry.idempotency_key] = entry
-                by_reference[entry.account, entry.reference] = entry
-                if entry.kind == "refund" and entry.outcome == "succeeded":
-                    refunded[original_key] = refunded.get(original_key, 0) + entry.amount_minor
-        _write(connection, decisions)
+                by_key[request.account, request.idempotency_key] = decision.entry
+                known[request.account, body.reference] = decision.entry
+                _note(used, decision.entry)
+        write(connection, decisions)
         return results
 
-
-def _open(path: Path) -> Connection:
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"isolation_level": None})
-
-    @event.listens_for(engine, "connect")
-    def _prepare(dbapi_connection: Any, _record: Any) -> None:
-        cursor = dbapi_connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.execute("PRAGMA busy_timeout=5000")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    connection = engine.connect()
-    with connection.begin():
-        metadata.create_all(connection)
-    return connection
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    return Entry(**dict(zip(ENTRY_FIELDS, row, strict=True)))
-
-
-def _load(connection: Connection, statement: Any, values: set[str]) -> list[Entry]:
-    if not values:
-        return []
-    return [_entry(row) for row in connection.execute(statement, {"values": sorted(values)})]
+    def _decide_as_customer(self, connection: Connection, decision: CustomerDecision) -> Entry | NotPending | None:
+        found = load_entries(connection, FIND, {decision.reference})
+        if not found:
+            return None
+        (entry, *_) = found  # references are unique per account, and those of two modes never the same
+        decided = None
+        if entry.kind in ("charge", "authorize"):
+            decided = decide_as_customer(entry, decision.confirms, self._clock.now_ms())
+        if decided is None:
+            return NotPending()
+        settled, notification = decided
+        connection.execute(
+            SETTLE,
+            {
+                "of_account": settled.account,
+                "of_reference": settled.reference,
+                "new_outcome": settled.outcome,
+                "new_failure_code": settled.failure_code,
+                "new_settle_at_ms": settled.settle_at_ms,
+            },
+        )
+        # What would have been told when it settled by itself is not true any more.
+        prefix = notification_prefix(settled)
+        connection.execute(FORGET, {"first": prefix, "beyond": prefix + "~"})
+        write_notifications(connection, [notification])
+        return settled
 
 
-def _by_reference(connection: Connection, references: set[str]) -> dict[tuple[str, str], Entry]:
-    return {(entry.account, entry.reference): entry for entry in _load(connection, FIND, references)}
-
-
-def _write(connection: Connection, decisions: Sequence[Decision]) -> None:
-    if decisions:
-        entries = [msgspec.structs.asdict(d.entry) for d in decisions if d.entry is not None]
-        connection.execute(insert(entry_table), entries)
-    notifications = [n for decision in decisions for n in decision.notifications]
-    if notifications:
-        rows = [msgspec.structs.asdict(n) | {"state": WAITING} for n in notifications]
-        connection.execute(insert(notification_table), rows)
+def _note(used: dict[tuple[str, str], Used], entry: Entry) -> None:
+    key = entry.account, entry.original_reference
+    used[key] = used.get(key, UNUSED).with_entry(entry)
 
 
 def _resolve(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    func,
+    delete,
     select,
     update,
 )
@@ -44,6 +44,9 @@ entry_table = Table(
     Column("failure_code", String(32), nullable=False),
     Column("settle_at_ms", BigInteger, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    # Later additions, with a default: an older book is extended by them when it is opened.
+    Column("moved_minor", BigInteger, nullable=False, server_default="0"),
+    Column("is_final", Boolean, nullable=False, server_default="1"),
     Index("uq_entry_reference", "reference", "account", unique=True),
     Index("uq_entry_idempotency_key", "idempotency_key", "account", unique=True),
     Index("ix_entry_original_reference", "original_reference", "account"),
@@ -66,14 +69,21 @@ _ENTRY_COLUMNS = [entry_table.c[name] for name in ENTRY_FIELDS]
 _NOTIFICATION_FIELDS = [field.name for field in msgspec.structs.fields(Notification)]
 FIND = select(*_ENTRY_COLUMNS).where(entry_table.c.reference.in_(bindparam("values", expanding=True)))
 FIND_KEY = select(*_ENTRY_COLUMNS).where(entry_table.c.idempotency_key.in_(bindparam("values", expanding=True)))
-REFUNDED = (
-    select(entry_table.c.account, entry_table.c.original_reference, func.sum(entry_table.c.amount_minor))
-    .where(
-        entry_table.c.original_reference.in_(bindparam("values", expanding=True)),
-        entry_table.c.kind == "refund",
-        entry_table.c.outcome == "succeeded",
+FOLLOWERS = select(*_ENTRY_COLUMNS).where(
+    entry_table.c.original_reference.in_(bindparam("values", expanding=True)), entry_table.c.outcome == "succeeded"
+)
+SETTLE = (
+    update(entry_table)
+    .where(entry_table.c.account == bindparam("of_account"), entry_table.c.reference == bindparam("of_reference"))
+    .values(
+        outcome=bindparam("new_outcome"),
+        failure_code=bindparam("new_failure_code"),
+        settle_at_ms=bindparam("new_settle_at_ms"),
     )
-    .group_by(entry_table.c.account, entry_table.c.original_reference)
+)
+# The ids of an order's notifications are its provider reference with a number behind it.
+FORGET = delete(notification_table).where(
+    notification_table.c.id >= bindparam("first"), notification_table.c.id < bindparam("beyond")
 )
 DUE = (
     select(*[notification_table.c[name] for name in _NOTIFICATION_FIELDS])

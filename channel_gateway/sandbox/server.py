@@ -1,4 +1,4 @@
-"""The provider's HTTP side: orders, queries, the book for whoever checks it, and the fault script."""
+"""The provider's HTTP side: orders, queries, the book for whoever checks it, the fault script and the customers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import asyncio
 import hmac
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from channel_gateway.sandbox.behaviour import BEHAVIOURS, FaultRule, FaultScript, roll
-from channel_gateway.sandbox.book import Book, BookBusy, BookClosed, IdempotencyConflict, Placed
-from channel_gateway.sandbox.entries import Kind, OrderBody, OrderRequest, Timing
+from channel_gateway.sandbox.behaviour import BEHAVIOURS, FaultRule, FaultScript, Kind, roll
+from channel_gateway.sandbox.book import Book, BookBusy, BookClosed, IdempotencyConflict, NotPending, Placed
+from channel_gateway.sandbox.entries import OrderBody, OrderRequest, Timing
 from channel_gateway.sandbox.notifier import Notifier
-from channel_gateway.sandbox.settings import SandboxSettings
+from channel_gateway.sandbox.settings import SandboxAccountSettings, SandboxSettings
 from paykit.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,15 @@ PAGE_MAX = 1000
 STOP_GRACE_S = 2.0
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _JSON = "application/json"
+
+_PATHS: dict[str, Kind] = {
+    "/v1/charges": "charge",
+    "/v1/refunds": "refund",
+    "/v1/payouts": "payout",
+    "/v1/authorizations": "authorize",
+    "/v1/captures": "capture",
+    "/v1/voids": "void",
+}
 
 _encode = msgspec.json.Encoder().encode
 _decode_body = msgspec.json.Decoder(OrderBody).decode
@@ -37,16 +46,28 @@ class FaultsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rules: list[FaultRule]
 
 
+class CustomerBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of POST /v1/customers: what the customer of a pending order does now."""
+
+    reference: str
+    decision: Literal["confirm", "decline"]
+
+
 class Provider:
     """The sandbox provider as a whole: book, notifier and HTTP server."""
 
     def __init__(self, settings: SandboxSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        timing = Timing(settle_ms=settings.settle_ms, late_ms=settings.late_ms)
+        timing = Timing(
+            settle_ms=settings.settle_ms,
+            late_ms=settings.late_ms,
+            hold_ms=settings.hold_ms,
+            abandon_ms=settings.abandon_ms,
+        )
         self._book = Book(settings.book_path, clock, timing)
         self._notifier = Notifier(settings, self._book, clock)
-        self._accounts = {a.api_key.get_secret_value(): (name, a.livemode) for name, a in settings.accounts.items()}
+        self._accounts = {a.api_key.get_secret_value(): (name, a) for name, a in settings.accounts.items()}
         self._admin_key = settings.admin_key.get_secret_value()
         self._rates = [
             FaultRule(behaviour=name, token_prefix="tok_ok", probability=rate)
@@ -64,11 +85,10 @@ class Provider:
         application = web.Application(client_max_size=BODY_BYTES_MAX)
         application.add_routes(
             [
-                web.post("/v1/charges", self._guarded(self._place_as("charge"))),
-                web.post("/v1/refunds", self._guarded(self._place_as("refund"))),
-                web.post("/v1/payouts", self._guarded(self._place_as("payout"))),
+                *(web.post(path, self._guarded(self._place_as(kind))) for path, kind in _PATHS.items()),
                 web.get("/v1/orders/{reference}", self._guarded(self._query)),
                 web.get("/v1/book", self._guarded(self._dump)),
+                web.post("/v1/customers", self._guarded(self._decide_as_customer)),
                 web.post("/v1/faults", self._guarded(self._set_faults)),
                 web.get("/v1/faults", self._guarded(self._get_faults)),
                 web.get("/health", self._health),
@@ -105,7 +125,7 @@ class Provider:
 
         return guarded
 
-    def _account(self, request: web.Request) -> tuple[str, bool] | None:
+    def _account(self, request: web.Request) -> tuple[str, SandboxAccountSettings] | None:
         return self._accounts.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
 
     def _is_admin(self, request: web.Request) -> bool:
@@ -127,8 +147,15 @@ class Provider:
                 body = _decode_body(await request.read())
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return _error(400, "invalid_request")
-            name, livemode = account
-            order = OrderRequest(kind=kind, account=name, livemode=livemode, idempotency_key=key, body=body)
+            name, settings = account
+            order = OrderRequest(
+                kind=kind,
+                account=name,
+                livemode=settings.livemode,
+                idempotency_key=key,
+                body=body,
+                customer_confirms=settings.customer_confirms,
+            )
             return await self._placed(request, order)
 
         return place
@@ -200,11 +227,25 @@ class Provider:
                 "sequence": sequence,
                 "account": entry.account,
                 "original_reference": entry.original_reference,
+                "asked_minor": entry.amount_minor,
                 "created_at_ms": entry.created_at_ms,
             }
             for sequence, entry in page
         ]
         return _answer({"entries": entries, "next_after": page[-1][0] if len(page) == page_size else None})
+
+    async def _decide_as_customer(self, request: web.Request) -> web.StreamResponse:
+        if not self._is_admin(request):
+            return _error(401, "unauthorized")
+        try:
+            body = msgspec.json.decode(await request.read(), type=CustomerBody)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _error(400, "invalid_request", str(error))
+        try:
+            entry = await self._book.decide_as_customer(body.reference, body.decision == "confirm")
+        except NotPending:
+            return _error(409, "not_pending")
+        return _error(404, "not_found") if entry is None else _answer(entry.answer(entry.settle_at_ms))
 
     async def _set_faults(self, request: web.Request) -> web.StreamResponse:
         if not self._is_admin(request):

@@ -18,6 +18,7 @@ class SandboxAccountSettings(Section):
     notification_url: str = ""  # empty: none are sent
     notification_key_id: str = Field(default="k1", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     notification_key: SecretStr
+    customer_confirms: bool = False  # a wallet: charges stay pending until the customer confirms
 
 
 class SandboxSettings(Section):
@@ -32,7 +33,9 @@ class SandboxSettings(Section):
     latency_ms: int = Field(default=0, ge=0, le=60_000)
     latency_jitter_ms: int = Field(default=0, ge=0, le=60_000)
     settle_ms: int = Field(default=50, ge=0)  # how long a pending order stays pending
-    late_ms: int = Field(default=3_000, ge=0)  # how long a late notification waits beyond that
+    late_ms: int = Field(default=3_000, ge=0)  # how long a late notification, or a late customer, takes beyond that
+    hold_ms: int = Field(default=604_800_000, ge=0)  # how long an authorisation can be captured
+    abandon_ms: int = Field(default=900_000, ge=0)  # how long an order waits for a customer who never comes
     hang_ms: int = Field(default=60_000, ge=0)  # how long a reply that never comes keeps its connection
     notification_timeout_s: Seconds = 5.0
     notification_attempts_max: Count = 20

@@ -63,6 +63,7 @@ def _as_told(sequence: int, entry: Entry, now_ms: int) -> BookEntry:
         reference=answer.reference,
         provider_reference=answer.provider_reference,
         original_reference=entry.original_reference,
+        asked_minor=entry.amount_minor,
         amount_minor=answer.amount_minor,
         currency=answer.currency,
         status=answer.status,

@@ -11,7 +11,8 @@ from pay_core.ledger import AccountKind
 from pay_core.tables import Account, Entry, Journal
 
 _TERMINAL_ORDER = ("SUCCEEDED", "FAILED")
-_DIRECTION = {"charge": 1, "refund": -1, "payout": -1}  # into the provider's account of ours, or out of it
+# Into the provider's account of ours, or out of it.
+_DIRECTION = {"charge": 1, "capture": 1, "refund": -1, "payout": -1, "authorize": 0, "void": 0}
 
 
 def journals_balance(world: Slice, tally: Tally) -> None:

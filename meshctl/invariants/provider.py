@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
+from channel_gateway.channel_order import moved_minor
 from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelOrder
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Slice
 from pay_core.tables import Instruction, Payment
 from trade_core.tables import Trade
-from trade_core.types import TRADE_TYPES, TradeType
+from trade_core.catalogue import TRADE_TYPES
+from trade_core.types import TradeType
 
 _REFUND = "REFUND"
+# What follows an earlier order at the provider, and of what.
+_ORIGINALS = {"refund": ("charge", "capture"), "capture": ("authorize",)}
 
 
 def moved_once(world: Slice, tally: Tally) -> None:
@@ -39,21 +43,25 @@ def book_maps_to_orders(world: Slice, tally: Tally) -> None:
             lags = world.may_lag(entry.created_at_ms, entry.reference)
             tally.expect(is_foreign or lags, entry.reference, f"{entry.provider_reference} has no channel order")
             continue
-        said = (entry.kind.upper(), entry.amount_minor, entry.currency)
+        said = (entry.kind.upper(), entry.asked_minor, entry.currency)
         ours = (order.kind, order.amount_minor, order.currency)
         explained = world.is_explained(order.id, order.instruction_id, order.payment_id)
         tally.expect(said == ours or explained, order.id, f"the provider booked {said}, ordered was {ours}")
 
 
 def orders_agree_with_book(world: Slice, tally: Tally) -> None:
-    """A SUCCEEDED channel order succeeded at the provider; a FAILED one did not; success there becomes success here."""
+    """A SUCCEEDED channel order succeeded at the provider, with the same amount; a FAILED one did not; success there
+    becomes success here."""
     for order in world.rows(ChannelOrder):
         tally.count()
-        statuses = {entry.status for entry in world.booked.get(order.id, [])}
+        entries = world.booked.get(order.id, [])
+        statuses = {entry.status for entry in entries}
         if world.is_explained(order.id, order.instruction_id, order.payment_id):
             continue
         if order.state == "SUCCEEDED":
             tally.expect("succeeded" in statuses, order.id, f"SUCCEEDED here, {sorted(statuses) or 'unknown'} there")
+            moved = {entry.amount_minor for entry in entries if entry.status == "succeeded"} - {moved_minor(order)}
+            tally.expect(not moved, order.id, f"moved {moved_minor(order)} here, {sorted(moved)} there")
         elif "succeeded" in statuses:
             lags = order.state != "FAILED" and not world.scope.settled
             tally.expect(lags, order.id, f"{order.state} here, succeeded at the provider")
@@ -73,6 +81,9 @@ def instructions_agree_with_orders(world: Slice, tally: Tally) -> None:
         made = (order.payment_id, order.amount_minor, order.currency, order.channel)
         tally.expect(wanted == made, order.id, f"made for {made}, the instruction says {wanted}")
         if instruction.state == order.state:
+            both = (instruction.moved_minor or instruction.amount_minor, moved_minor(order))
+            agree = order.state != "SUCCEEDED" or both[0] == both[1]
+            tally.expect(agree, order.id, f"moved {both[1]}, instruction {instruction.id} says {both[0]}")
             continue
         if instruction.state == "INIT":
             unseen = world.scope.may_be_unseen(order.created_at_ms)
@@ -115,16 +126,20 @@ def refunds_fit_payments(world: Slice, tally: Tally) -> None:
         )
 
 
-def refunds_fit_charges(world: Slice, tally: Tally) -> None:
-    """What the provider has given back of a charge is never more than the charge."""
-    given: Counter[str] = Counter()
+def followers_fit_originals(world: Slice, tally: Tally) -> None:
+    """What the provider gave back of a charge or capture, or captured of an authorisation, is never more than it."""
+    used: Counter[tuple[str, str]] = Counter()
     for entry in world.rows(BookEntry):
-        if entry.kind == "refund" and entry.status == "succeeded":
-            given[entry.original_reference] += entry.amount_minor
-    for reference, amount_minor in given.items():
+        if entry.kind in _ORIGINALS and entry.status == "succeeded":
+            used[entry.original_reference, entry.kind] += entry.amount_minor
+    for (reference, kind), amount_minor in used.items():
         tally.count()
-        taken_minor = sum(e.amount_minor for e in world.booked.get(reference, []) if e.status == "succeeded")
-        tally.expect(amount_minor <= taken_minor, reference, f"{amount_minor} given back of {taken_minor} charged")
+        original_minor = sum(
+            entry.amount_minor
+            for entry in world.booked.get(reference, [])
+            if entry.status == "succeeded" and entry.kind in _ORIGINALS[kind]
+        )
+        tally.expect(amount_minor <= original_minor, reference, f"{kind} of {amount_minor} out of {original_minor}")
 
 
 def refunds_fit_trades(world: Slice, tally: Tally) -> None:
@@ -158,6 +173,8 @@ INVARIANTS = (
     ),
     Invariant("2d", "instructions agree with channel orders", "channel orders", instructions_agree_with_orders),
     Invariant("2e", "refunds of a payment fit what was paid", "payments", refunds_fit_payments),
-    Invariant("2f", "refunds at the provider fit the charge", "charges", refunds_fit_charges, needs_book=True),
+    Invariant(
+        "2f", "refunds and captures at the provider fit", "provider orders", followers_fit_originals, needs_book=True
+    ),
     Invariant("2g", "refunds of a trade fit what was paid", "trades", refunds_fit_trades),
 )

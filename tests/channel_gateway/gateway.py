@@ -31,13 +31,16 @@ from tests.channel_gateway.provider import (
     LIVE_SIGNING,
     SHADOW_KEY,
     SHADOW_SIGNING,
+    WALLET,
+    WALLET_KEY,
+    WALLET_SIGNING,
     Provider,
     ProviderProcess,
     free_port,
 )
 
 SLOT = 7
-KINDS = {"CHARGE": 1, "REFUND": 2, "PAYOUT": 3}
+KINDS = {"CHARGE": 1, "REFUND": 2, "PAYOUT": 3, "AUTHORIZE": 4, "CAPTURE": 5, "VOID": 6}
 WAIT_S = 30.0
 
 
@@ -62,6 +65,13 @@ def channel_settings(base_url: str, **changes: Any) -> dict[str, Any]:
         }
         | changes
     )
+
+
+def wallet_settings(base_url: str) -> dict[str, Any]:
+    """A wallet: its customers may pay another amount than they are asked for."""
+    changes = {"operations": ["CHARGE", "REFUND"], "amount_may_differ": True, "query_ladder_s": [20]}
+    wallet = account(base_url, WALLET_KEY, "wallet-1", WALLET_SIGNING)
+    return channel_settings(base_url) | wallet | changes | {"shadow": None}
 
 
 class Gateway:
@@ -101,7 +111,10 @@ class Gateway:
                 "timers": {"interval_s": 0.1},
                 "notification_listen": f"127.0.0.1:{self._notification_port}",
                 "notifications_in_flight_max": self._notifications_in_flight_max,
-                "channels": {CHANNEL: channel_settings(self.process.url, **self._channel)},
+                "channels": {
+                    CHANNEL: channel_settings(self.process.url, **self._channel),
+                    WALLET: wallet_settings(self.process.url),
+                },
             }
         )
         self.bus = EmbeddedBus(self._folder / "bus")

@@ -19,7 +19,8 @@ ADMIN_KEY = "admin-secret"
 LIVE_KEY, SHADOW_KEY = "live-api-secret", "shadow-api-secret"
 LIVE_SIGNING, SHADOW_SIGNING = "live-signing-secret", "shadow-signing-secret"
 START_TIMEOUT_S = 20.0
-CHANNEL = "sandbox_card"
+CHANNEL, WALLET = "sandbox_card", "sandbox_wallet"
+WALLET_KEY, WALLET_SIGNING = "wallet-api-secret", "wallet-signing-secret"
 
 
 def free_port() -> int:
@@ -37,6 +38,7 @@ class ProviderProcess:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         account = {"notification_url": notification_url} if notification_url else {}
+        wallet = {"notification_url": notification_url.replace(CHANNEL, WALLET)} if notification_url else {}
         self._settings = {
             "port": 0,
             "book_path": str(folder / "book.sqlite"),
@@ -50,6 +52,13 @@ class ProviderProcess:
                     "api_key": SHADOW_KEY,
                     "notification_key_id": "shadow-1",
                     "notification_key": SHADOW_SIGNING,
+                },
+                WALLET: wallet
+                | {
+                    "api_key": WALLET_KEY,
+                    "notification_key_id": "wallet-1",
+                    "notification_key": WALLET_SIGNING,
+                    "customer_confirms": True,
                 },
             },
         } | settings
@@ -108,6 +117,17 @@ class Provider:
         """(HTTP status, body) of a query."""
         headers = {"Authorization": f"Bearer {key}"}
         async with self._session.get(f"{self._url}/v1/orders/{reference}", headers=headers) as answer:
+            return answer.status, msgspec.json.decode(await answer.read())
+
+    async def authorize(self, reference: str, token: str, **options: Any) -> tuple[int, Any]:
+        """An authorisation of 10.00 EUR where nothing else is said."""
+        return await self.post("/v1/authorizations", reference, token=token, **options)
+
+    async def customer(self, reference: str, decision: str, key: str = ADMIN_KEY) -> tuple[int, Any]:
+        """(HTTP status, body) of what a customer decides."""
+        headers = {"Authorization": f"Bearer {key}"}
+        body = {"reference": reference, "decision": decision}
+        async with self._session.post(f"{self._url}/v1/customers", json=body, headers=headers) as answer:
             return answer.status, msgspec.json.decode(await answer.read())
 
     async def faults(self, *rules: dict[str, Any], key: str = ADMIN_KEY) -> int:

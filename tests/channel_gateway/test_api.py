@@ -72,6 +72,12 @@ async def refused(gateway: Gateway, request: Any) -> grpc.aio.AioRpcError:
         ({"token": "4111 1111"}, "token"),
         ({"original_channel_order_id": an_id("chn")}, "original_channel_order_id"),
         ({"kind": 2, "token": ""}, "original_channel_order_id"),
+        ({"kind": 4, "token": ""}, "token"),
+        ({"kind": 4, "original_channel_order_id": an_id("chn")}, "original_channel_order_id"),
+        ({"kind": 5, "token": ""}, "original_channel_order_id"),
+        ({"kind": 5, "original_channel_order_id": an_id("chn")}, "token"),
+        ({"kind": 6, "token": ""}, "original_channel_order_id"),
+        ({"kind": 6, "original_channel_order_id": an_id("chn")}, "token"),
         ({"kind": 2, "original_channel_order_id": an_id("chn")}, "token"),
         (
             {"kind": 2, "token": "", "original_channel_order_id": an_id("chn", SLOT + 1)},

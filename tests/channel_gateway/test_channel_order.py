@@ -22,7 +22,7 @@ from channel_gateway.channel_order import (
     Source,
     apply_result,
     lose,
-    refundable_minor,
+    moved_minor,
     start_sending,
 )
 from channel_gateway.tables import ChannelOrder
@@ -205,9 +205,59 @@ def test_a_call_is_lost_only_when_its_time_has_passed() -> None:
     assert lose(make_sending(state="SUCCEEDED"), order.due_at_ms, POLICY) == Applied()
 
 
-def test_failed_refunds_leave_their_amount_refundable() -> None:
-    refunds = [make_order(amount_minor=300), make_order(amount_minor=500, state="FAILED")]
-    assert refundable_minor(make_order(amount_minor=1_000), refunds) == 700
+MAY_DIFFER = msgspec.structs.replace(POLICY, amount_may_differ=True)
+
+
+def told(order: ChannelOrder, amount_minor: int, result: ProviderResult = SUCCEEDED) -> Applied:
+    """What a channel whose amount may differ makes of ``result`` with that amount."""
+    said = msgspec.structs.replace(result, amount_minor=amount_minor)
+    return apply_result(order, said, Source.NOTIFICATION, NOW_MS, MAY_DIFFER)
+
+
+@pytest.mark.parametrize("state", ["SENDING", "PENDING", "UNKNOWN"])
+@pytest.mark.parametrize("amount_minor", [1, 999, 1_500])
+def test_another_amount_settles_where_the_channel_declares_that_it_may_differ(state: str, amount_minor: int) -> None:
+    outcome = told(make_sending(state=state), amount_minor)
+    order = changed(outcome)
+    assert (order.state, order.amount_minor, order.settled_minor) == ("SUCCEEDED", 1_000, amount_minor)
+    assert moved_minor(order) == amount_minor
+    assert (outcome.announce, outcome.mismatch) == (SUCCEEDED_EVENT, "")
+
+
+def test_the_amount_asked_for_leaves_the_settled_one_zero() -> None:
+    order = changed(told(make_sending(), 1_000))
+    assert (order.settled_minor, moved_minor(order)) == (0, 1_000)
+
+
+def test_once_settled_another_amount_is_a_mismatch_and_the_settled_one_is_silent() -> None:
+    order = changed(told(make_sending(), 1_500))
+    assert told(order, 1_500) == Applied()
+    for amount_minor in (1_000, 1_499):
+        assert told(order, amount_minor).mismatch == f"amount {amount_minor} instead of 1500"
+
+
+def test_a_pending_reply_that_comes_after_the_settlement_speaks_of_what_was_asked_for() -> None:
+    order = changed(told(make_sending(), 1_500))
+    assert told(order, 1_000, PENDING) == Applied()
+
+
+@pytest.mark.parametrize("amount_minor", [0, -5, 2**63])
+def test_an_amount_that_cannot_have_moved_is_a_mismatch_even_where_it_may_differ(amount_minor: int) -> None:
+    outcome = told(make_sending(), amount_minor)
+    assert outcome.order is None
+    assert outcome.mismatch
+
+
+@pytest.mark.parametrize("kind", sorted(set(ChannelOrderKind) - {ChannelOrderKind.CHARGE}))
+def test_only_a_charge_may_move_another_amount(kind: ChannelOrderKind) -> None:
+    assert told(make_sending(kind=kind.value), 1_500).mismatch
+
+
+def test_a_failed_charge_is_not_settled_by_another_amount() -> None:
+    failed = make_sending(state="FAILED", due_at_ms=None, finished_at_ms=NOW_MS)
+    outcome = told(failed, 1_500)
+    assert outcome.order is None
+    assert outcome.mismatch
 
 
 _WORDS = st.tuples(

@@ -25,6 +25,7 @@ BASE = channel_settings("http://127.0.0.1:1")
         {"query_ladder_s": [0]},
         {"timeout_s": 0},
         {"max_in_flight": 0},
+        {"captures_max": 0},
         {"base_url": "not a url"},
         {"api_key": {}},
         {"api_key": {"value": "x", "file": "/y"}},

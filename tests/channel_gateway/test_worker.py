@@ -40,6 +40,7 @@ class ScriptedChannel:
 
     name = CHANNEL
     operations = frozenset(ChannelOrderKind)
+    captures_max = 1
     policy: ChannelPolicy = POLICY
 
     def __init__(self) -> None:
@@ -70,6 +71,15 @@ class ScriptedChannel:
 
     async def payout(self, order: ChannelOrder) -> ProviderResult:
         return await self._answer("PAYOUT", order)
+
+    async def authorize(self, order: ChannelOrder) -> ProviderResult:
+        return await self._answer("AUTHORIZE", order)
+
+    async def capture(self, order: ChannelOrder) -> ProviderResult:
+        return await self._answer("CAPTURE", order)
+
+    async def void(self, order: ChannelOrder) -> ProviderResult:
+        return await self._answer("VOID", order)
 
     async def query(self, order: ChannelOrder) -> ProviderResult:
         return await self._answer("QUERY", order)

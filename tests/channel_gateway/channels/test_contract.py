@@ -105,6 +105,94 @@ async def test_a_refund_and_a_payout_are_carried_out(channel: Channel) -> None:
     assert (await channel.payout(make_sending(kind="PAYOUT"))).status is R.SUCCEEDED
 
 
+def following(original: ChannelOrder, known: ProviderResult, kind: str, amount_minor: int = 1_000) -> ChannelOrder:
+    """An order that goes back to, or on with, ``original``."""
+    return make_sending(
+        kind=kind,
+        token="",
+        amount_minor=amount_minor,
+        payment_id=original.payment_id,
+        original_channel_order_id=original.id,
+        original_provider_reference=known.provider_reference,
+    )
+
+
+async def authorized(channel: Channel, token: str = "tok_ok") -> tuple[ChannelOrder, ProviderResult]:
+    order = make_sending(kind="AUTHORIZE", token=token)
+    result = await channel.authorize(order)
+    assert (result.status, result.amount_minor) == (R.SUCCEEDED, order.amount_minor)
+    return order, result
+
+
+async def test_an_authorization_is_captured_in_part_and_the_capture_refunded(channel: Channel) -> None:
+    authorization, known = await authorized(channel)
+    capture = following(authorization, known, "CAPTURE", 600)
+    taken = await channel.capture(capture)
+    assert (taken.status, taken.amount_minor) == (R.SUCCEEDED, 600)
+    assert await channel.capture(capture) == taken == await channel.query(capture)
+    assert (await channel.refund(following(capture, taken, "REFUND", 600))).status is R.SUCCEEDED
+    beyond = await channel.refund(following(capture, taken, "REFUND", 1))
+    assert (beyond.status, beyond.failure_reason) == (R.FAILED, "REFUND_EXCEEDS_CHARGE")
+
+
+async def test_a_channel_that_captures_once_gives_the_rest_up_and_a_void_of_it_is_no_error(channel: Channel) -> None:
+    authorization, known = await authorized(channel)
+    assert (await channel.capture(following(authorization, known, "CAPTURE", 600))).status is R.SUCCEEDED
+    again = await channel.capture(following(authorization, known, "CAPTURE", 100))
+    assert (again.status, again.failure_reason) == (R.FAILED, "AUTH_NOT_OPEN")
+    assert (await channel.void(following(authorization, known, "VOID", 400))).status is R.SUCCEEDED
+
+
+async def test_a_channel_that_captures_often_keeps_the_rest(process: ProviderProcess) -> None:
+    settings = channel_settings(process.url, captures_max=3, timeout_s=TIMEOUT_S)
+    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(settings)})
+    await channels.start()
+    try:
+        channel = channels.get("live", CHANNEL)
+        authorization, known = await authorized(channel)
+        results = [await channel.capture(following(authorization, known, "CAPTURE", 400)) for _ in range(3)]
+        assert [result.status for result in results] == [R.SUCCEEDED, R.SUCCEEDED, R.FAILED]
+        assert results[2].failure_reason == "CAPTURE_EXCEEDS_AUTH"
+    finally:
+        await channels.stop()
+
+
+async def test_what_is_voided_is_never_captured(channel: Channel) -> None:
+    authorization, known = await authorized(channel)
+    void = following(authorization, known, "VOID")
+    first = await channel.void(void)
+    assert first.status is R.SUCCEEDED
+    assert await channel.void(void) == first
+    capture = await channel.capture(following(authorization, known, "CAPTURE"))
+    assert (capture.status, capture.failure_reason) == (R.FAILED, "AUTH_NOT_OPEN")
+
+
+async def test_a_capture_of_an_expired_authorization_is_a_definite_failure(channel: Channel) -> None:
+    authorization, known = await authorized(channel, "tok_ok__capture_auth_expired")
+    capture = await channel.capture(following(authorization, known, "CAPTURE"))
+    assert (capture.status, capture.failure_reason) == (R.FAILED, "AUTH_EXPIRED")
+
+
+@pytest.mark.parametrize("kind", ["capture", "void"])
+async def test_a_lost_answer_to_what_follows_is_unknown_and_found_by_query(channel: Channel, kind: str) -> None:
+    authorization, known = await authorized(channel, f"tok_ok__{kind}_drop_charged")
+    order = following(authorization, known, kind.upper())
+    operation = channel.capture if kind == "capture" else channel.void
+    assert (await operation(order)).status is R.UNKNOWN
+    assert (await channel.query(order)).status is R.SUCCEEDED
+
+
+async def test_a_refund_of_an_expired_card_is_a_definite_failure(channel: Channel) -> None:
+    charge, known = await charged(channel, "tok_ok__refund_expired")
+    refund = await channel.refund(following(charge, known, "REFUND"))
+    assert (refund.status, refund.failure_reason) == (R.FAILED, "CARD_EXPIRED")
+
+
+async def test_another_amount_than_asked_for_is_told_as_it_is(channel: Channel) -> None:
+    order, result = await charged(channel, "tok_pays_more")
+    assert (result.status, result.amount_minor) == (R.SUCCEEDED, order.amount_minor + 500)
+
+
 async def test_a_notification_is_read_as_the_reply_would_be(channel: Channel, receiver: Receiver) -> None:
     order, reply = await charged(channel, "tok_notify_only")
     assert reply.status is R.PENDING

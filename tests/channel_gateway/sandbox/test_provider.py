@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from channel_gateway.sandbox.client import BookEntry, read_book
+from channel_gateway.sandbox.client import BookEntry, decide_as_customer, read_book
 from channel_gateway.signature import verify
 from tests.channel_gateway.provider import (
     ADMIN_KEY,
@@ -20,6 +21,7 @@ from tests.channel_gateway.provider import (
     LIVE_SIGNING,
     SHADOW_KEY,
     SHADOW_SIGNING,
+    WALLET_KEY,
     Provider,
     ProviderProcess,
     Receiver,
@@ -229,3 +231,109 @@ async def test_a_wrong_configuration_is_named_at_start(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         await process.start()
     assert await process.exit_code() == 2
+
+
+async def test_authorizations_and_voids_move_no_money_and_captures_do_once(
+    provider: Provider, process: ProviderProcess
+) -> None:
+    assert (await provider.authorize("auth-1", "tok_ok"))[1]["status"] == "succeeded"
+    capture: dict[str, Any] = {"amount_minor": 400, "original_reference": "auth-1", "is_final": False}
+    answers = await asyncio.gather(*(provider.post("/v1/captures", "capture-1", **capture) for _ in range(5)))
+    assert all(answer == answers[0] for answer in answers)
+    racing = await asyncio.gather(
+        *(provider.post("/v1/captures", f"capture-2-{n}", **capture | {"is_final": True}) for n in range(4))
+    )
+    assert sorted(answer["failure_code"] for _, answer in racing) == [
+        "",
+        "auth_not_open",
+        "auth_not_open",
+        "auth_not_open",
+    ]
+    void = await provider.post("/v1/voids", "void-1", amount_minor=200, original_reference="auth-1")
+    assert void[1]["status"] == "succeeded"
+    entries = [e for e in (await booked(process)).values() if e.original_reference == "auth-1"]
+    assert sum(e.amount_minor for e in entries if e.kind == "capture" and e.status == "succeeded") == 800
+
+
+async def test_nothing_is_captured_after_a_void(provider: Provider) -> None:
+    await provider.authorize("auth-2", "tok_ok")
+    for n in range(2):
+        assert (await provider.post("/v1/voids", f"void-2-{n}", original_reference="auth-2"))[1][
+            "status"
+        ] == "succeeded"
+    _, answer = await provider.post("/v1/captures", "capture-3", original_reference="auth-2")
+    assert (answer["status"], answer["failure_code"]) == ("failed", "auth_not_open")
+
+
+async def test_a_capture_whose_reply_is_lost_is_found_by_query(provider: Provider, process: ProviderProcess) -> None:
+    await provider.authorize("auth-3", "tok_ok__capture_drop_charged")
+    async with aiohttp.ClientSession(timeout=SHORT) as impatient:
+        with pytest.raises((TimeoutError, aiohttp.ClientError)):
+            await Provider(process.url, impatient).post("/v1/captures", "capture-4", original_reference="auth-3")
+    assert (await provider.query("capture-4"))[1]["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(("decision", "status"), [("confirm", "succeeded"), ("decline", "failed")])
+async def test_a_customer_decides_now_and_is_notified_once(
+    provider: Provider, receiver: Receiver, process: ProviderProcess, decision: Any, status: str
+) -> None:
+    reference = f"customer-{decision}"
+    assert (await provider.charge(reference, "tok_customer_never"))[1]["status"] == "pending"
+    await decide_as_customer(process.url, ADMIN_KEY, reference, decision)
+    _, notification = await receiver.next()
+    assert (notification["order"]["reference"], notification["order"]["status"]) == (reference, status)
+    assert (await provider.query(reference))[1]["status"] == status
+    assert (await provider.customer(reference, "confirm"))[0] == 409
+    assert (await booked(process))[reference].status == status
+
+
+async def test_a_confirmation_takes_the_place_of_what_would_have_been_told_later(
+    provider: Provider, receiver: Receiver
+) -> None:
+    await provider.charge("customer-late", "tok_customer_late")
+    assert (await provider.customer("customer-late", "decline"))[0] == 200
+    _, notification = await receiver.next()
+    assert notification["order"]["failure_code"] == "customer_declined"
+    # The book would have told of this one after the late one: what comes next is it.
+    await provider.charge("customer-marker", "tok_notify_late")
+    assert (await receiver.next())[1]["order"]["reference"] == "customer-marker"
+
+
+async def test_only_pending_charges_have_a_customer_and_only_an_admin_speaks_for_him(provider: Provider) -> None:
+    assert (await provider.customer("nobody-1", "confirm"))[0] == 404
+    assert (await provider.customer("nobody-1", "perhaps"))[0] == 400
+    assert (await provider.customer("nobody-1", "confirm", key="wrong"))[0] == 401
+    await provider.post("/v1/payouts", "payout-pending", token="tok_customer_never")
+    assert (await provider.customer("payout-pending", "confirm"))[0] == 409
+
+
+async def test_a_wallet_waits_for_its_customer(provider: Provider, receiver: Receiver) -> None:
+    assert (await provider.charge("wallet-1", "tok_pays_more", key=WALLET_KEY))[1]["status"] == "pending"
+    _, notification = await receiver.next()
+    assert (notification["order"]["status"], notification["order"]["amount_minor"]) == ("succeeded", 1_500)
+
+
+async def test_the_book_says_what_was_asked_for_and_what_moved(provider: Provider, process: ProviderProcess) -> None:
+    await provider.charge("less-1", "tok_pays_less")
+    entry = (await booked(process))["less-1"]
+    assert (entry.asked_minor, entry.amount_minor) == (1_000, 500)
+
+
+async def test_a_book_of_an_earlier_version_is_extended(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    with sqlite3.connect(tmp_path / "book.sqlite") as old:
+        old.execute(
+            """CREATE TABLE entry (sequence INTEGER PRIMARY KEY, account TEXT, livemode BOOLEAN, kind TEXT,
+            reference TEXT, idempotency_key TEXT, body_hash TEXT, provider_reference TEXT, amount_minor BIGINT,
+            currency TEXT, token TEXT, original_reference TEXT, outcome TEXT, failure_code TEXT, settle_at_ms BIGINT,
+            created_at_ms BIGINT)"""
+        )
+        row = (1, CHANNEL, True, "charge", "old-1", "old-1", "x", "p1", 700, "EUR", "tok_ok", "", "succeeded", "", 1, 1)
+        old.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    process = await ProviderProcess(tmp_path).start()
+    try:
+        refund = await Provider(process.url, session).post(
+            "/v1/refunds", "refund-old", amount_minor=700, original_reference="old-1"
+        )
+        assert refund[1]["status"] == "succeeded"
+    finally:
+        await process.end()

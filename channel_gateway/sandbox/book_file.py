@@ -1,0 +1,90 @@
+"""The book's file: opening it, and reading and writing entries. Runs on the book's own thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Column, Connection, create_engine, event, insert, inspect
+from sqlalchemy.pool import NullPool
+
+from channel_gateway.sandbox.book_tables import (
+    ENTRY_FIELDS,
+    FIND,
+    WAITING,
+    entry_table,
+    metadata,
+    notification_table,
+)
+from channel_gateway.sandbox.entries import Decision, Entry, Notification
+
+
+def open_book(path: Path) -> Connection:
+    """A connection to the file, made or extended as this version needs it."""
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(dbapi_connection: Any, _record: Any) -> None:
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA busy_timeout=5000")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    connection = engine.connect()
+    with connection.begin():
+        metadata.create_all(connection)
+        _extend(connection)
+    return connection
+
+
+def _extend(connection: Connection) -> None:
+    """Gives a book of an earlier version the columns that it lacks."""
+    known = {column["name"] for column in inspect(connection).get_columns(entry_table.name)}
+    operations = Operations(MigrationContext.configure(connection))
+    for column in entry_table.columns:
+        if column.name not in known:
+            operations.add_column(
+                entry_table.name,
+                Column(column.name, column.type, nullable=column.nullable, server_default=column.server_default),
+            )
+
+
+def as_entry(row: Sequence[Any]) -> Entry:
+    """The entry that a row of ENTRY_FIELDS is."""
+    return Entry(**dict(zip(ENTRY_FIELDS, row, strict=True)))
+
+
+def load_entries(connection: Connection, statement: Any, values: set[str]) -> list[Entry]:
+    """What a statement over ``values`` finds; nothing is asked where there are none."""
+    if not values:
+        return []
+    return [as_entry(row) for row in connection.execute(statement, {"values": sorted(values)})]
+
+
+def by_reference(connection: Connection, references: set[str]) -> dict[tuple[str, str], Entry]:
+    """Entries by (account, reference)."""
+    return {(entry.account, entry.reference): entry for entry in load_entries(connection, FIND, references)}
+
+
+def write(connection: Connection, decisions: Sequence[Decision]) -> None:
+    """Adds what was decided: entries, and the notifications that wait."""
+    if decisions:
+        entries = [msgspec.structs.asdict(d.entry) for d in decisions if d.entry is not None]
+        connection.execute(insert(entry_table), entries)
+    write_notifications(connection, [n for decision in decisions for n in decision.notifications])
+
+
+def write_notifications(connection: Connection, notifications: Sequence[Notification]) -> None:
+    """Adds notifications that wait."""
+    if notifications:
+        rows = [msgspec.structs.asdict(n) | {"state": WAITING} for n in notifications]
+        connection.execute(insert(notification_table), rows)
