@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from pay_core import ledger
 from pay_core.ledger import AccountKind, Draft
-from pay_core.payment import Action, Step
+from pay_core.payment import Action, InstructionState, Step
 from pay_core.rules import load
 from pay_core.tables import Account, Entry, Instruction, Payment
-from pay_core.tools.base import Begun, PaymentTool
+from pay_core.tools.base import Begun, Intake, PaymentTool
 from paykit import context as business_context
 from paykit.ids import new_id, slot_of
 from paykit.store.batch import Batch, LoadedSoFar
@@ -30,6 +32,7 @@ tools:
 """,
     "test",
 )
+INTAKE = Intake(OWNER, "EUR", frozenset(), RULES, NOW_MS)
 
 
 def origin() -> Origin:
@@ -114,6 +117,32 @@ class Carry(Command[list[Begun]]):
         return begun
 
 
+class Prepare(Command[Step]):
+    """A funding as it will be carried out."""
+
+    def __init__(self, tool: PaymentTool, asked: Step, intake: Intake) -> None:
+        super().__init__(SLOT, origin())
+        self.tool, self.asked, self.intake = tool, asked, intake
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        return self.tool.reads(SLOT, self.intake.currency, self.asked, rows)
+
+    def decide(self, work: Work) -> Step:
+        return self.tool.prepare(work, self.asked, self.intake)
+
+
+class Book(Carry):
+    """Books instructions that turned out to be done, in one journal where they move anything."""
+
+    def decide(self, work: Work) -> list[Begun]:
+        draft = Draft(SLOT, self.payment.currency)
+        for each in self.instructions:
+            self.tool.book(work, each, draft)
+        if draft.postings:
+            ledger.post(work, draft, self.payment.id)
+        return [Begun(InstructionState.SUCCEEDED)] * len(self.instructions)
+
+
 class Bench:
     """All rows, and what a tool made of them."""
 
@@ -140,13 +169,26 @@ class Bench:
             self.rows[row_type].update({after.id: after for _, after in changes})
         return results
 
+    def prepare(self, asked: Step, intake: Intake = INTAKE) -> Step:
+        """A funding as it will be carried out."""
+        (prepared,) = self.run(Prepare(self.tool, asked, intake))
+        return prepared
+
     def carry(self, of: Payment, *steps: Step, reason: str = "") -> list[Instruction]:
-        """Carries out steps of a payment, which must all succeed, or fail for ``reason``; the instructions."""
+        """Carries out steps of a payment, which must all succeed, or fail for ``reason``; the instructions.
+
+        Whoever is asked for what is not done at once does it.
+        """
         made = [instruction(of, step) for step in steps]
         (begun,) = self.run(Carry(self.tool, of, made))
-        state = "FAILED" if reason else "SUCCEEDED"
-        assert [(each.state, each.failure_reason) for each in begun] == [(state, reason)] * len(made)
-        return made
+        asked = [ins for ins, each in zip(made, begun, strict=True) if each.state == InstructionState.PROCESSING]
+        if asked:
+            assert not self.tool.capabilities.is_immediate
+            self.run(Book(self.tool, of, asked))
+        state = InstructionState.FAILED if reason else InstructionState.SUCCEEDED
+        for ins, each in zip(made, begun, strict=True):
+            assert ins in asked or (each.state, each.failure_reason) == (state, reason)
+        return [msgspec.structs.replace(ins, state=state.value) for ins in made]
 
     def balance(self, kind: AccountKind, unit: str = "EUR") -> int:
         """What the accounts of a kind have."""

@@ -20,11 +20,10 @@ from pay_core.coupon import (
 from pay_core.ledger import AccountKind
 from pay_core.payment import Action, Step
 from pay_core.tables import Coupon, Instruction, Journal, Payment
-from pay_core.tools.base import Intake
 from pay_core.tools.coupon import CouponTool
 from paykit.errors import FailedPrecondition, NotFound
 from paykit.ids import new_id
-from tests.pay_core.tools.bench import NOW_MS, OWNER, RULES, SLOT, Bench, Carry, instruction, origin, payment, step
+from tests.pay_core.tools.bench import INTAKE, NOW_MS, OWNER, SLOT, Bench, Carry, instruction, origin, payment, step
 
 TOOL = CouponTool()
 FACE_MINOR = 500
@@ -147,33 +146,19 @@ def test_is_checked_at_intake_and_told_who_bears_it(
 ) -> None:
     bench = Bench(TOOL)
     coupon = issued(bench, funder)
-    intake = Intake(OWNER, "EUR", frozenset(merchants), RULES, NOW_MS)
-    rows = _Rows(coupon)
-    asked = collect(coupon, amount_minor, owner_id="")
+    intake = INTAKE._replace(merchants=frozenset(merchants))
+    asked = collect(coupon, amount_minor)
     if reason:
         with pytest.raises(FailedPrecondition) as caught:
-            TOOL.prepare(rows, asked, intake)
+            bench.prepare(asked, intake)
         assert caught.value.reason == reason
         return
-    prepared = TOOL.prepare(rows, asked, intake)
+    prepared = bench.prepare(asked, intake)
     assert (prepared.owner_id, prepared.bearer_id) == (OWNER, bearer)
     assert prepared.account_kind == ("COUPON" if bearer else "MARKETING")
     with pytest.raises(NotFound) as missing:
-        TOOL.prepare(rows, asked, intake._replace(payer_id="bob"))
+        bench.prepare(asked, intake._replace(payer_id="bob"))
     assert missing.value.reason == COUPON_NOT_FOUND
-
-
-class _Rows:
-    """Rows with one coupon."""
-
-    def __init__(self, coupon: Coupon) -> None:
-        self._coupon = coupon
-
-    def get(self, row_type: Any, value: str, column: str = "id") -> Any:
-        return self._coupon if value == self._coupon.id else None
-
-    def many(self, row_type: Any, column: str, value: str) -> Any:
-        return []
 
 
 class CouponHistory(RuleBasedStateMachine):

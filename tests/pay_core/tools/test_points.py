@@ -14,12 +14,10 @@ from pay_core.ledger import ACCOUNT_FROZEN, AccountKind
 from pay_core.payment import Action, Step
 from pay_core.points import INSUFFICIENT_POINTS
 from pay_core.tables import Account, Hold, Instruction, Journal, Payment
-from pay_core.tools.base import Intake
 from pay_core.tools.points import PointsTool
-from tests.pay_core.tools.bench import NOW_MS, OWNER, RULES, Bench, Carry, instruction, origin, payment, step
+from tests.pay_core.tools.bench import NOW_MS, OWNER, Bench, Carry, instruction, origin, payment, step
 
 TOOL = PointsTool()
-INTAKE = Intake(OWNER, "EUR", frozenset(), RULES, NOW_MS)
 
 
 def granted(point_count: int) -> Bench:
@@ -31,17 +29,7 @@ def granted(point_count: int) -> Bench:
 
 def prepared(bench: Bench, action: Action, amount_minor: int) -> Step:
     """A step as intake makes it."""
-    return TOOL.prepare(_NoRows(), step(action, TOOL, amount_minor, owner_id=""), INTAKE)
-
-
-class _NoRows:
-    """No row is needed to say how many points an amount takes."""
-
-    def get(self, row_type: object, value: str, column: str = "id") -> None:
-        raise AssertionError
-
-    def many(self, row_type: object, column: str, value: str) -> list[object]:
-        raise AssertionError
+    return bench.prepare(step(action, TOOL, amount_minor))
 
 
 def points(bench: Bench) -> int:
