@@ -17,7 +17,7 @@ from paykit.errors import FailedPrecondition
 from paykit.store.command import Work
 from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2
-from tests.pay_core.ledger_desk import ANN, DAY_MS, FEES, OUTSIDE, TODAY, TOMORROW, Decide, Desk, Post
+from tests.pay_core.ledger.desk import ANN, DAY_MS, FEES, OUTSIDE, TODAY, TOMORROW, Decide, Desk, Post
 
 POINTS = ledger.owned("ann", AccountKind.POINTS, POINTS_UNIT)
 ISSUED = ledger.internal(ANN.slot, AccountKind.POINTS_ISSUED, POINTS_UNIT)
@@ -32,6 +32,7 @@ def desk() -> Desk:
 
 def account(desk: Desk, ref: AccountRef) -> Account:
     (found,) = [row for row in desk.all(Account) if row.account_key == ref.account_key]
+    assert isinstance(found, Account)
     return found
 
 
