@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from paykit.ids import slot_in, slot_of
@@ -15,7 +15,11 @@ from recon.answers import Answer, Verdict
 from recon.matching import BreakType, Fact, MatchKind, Side, problem, shared_id
 from recon.tables import Match
 
-_TERMINAL_PAYMENT = (pay_pb2.PAYMENT_STATE_SUCCEEDED, pay_pb2.PAYMENT_STATE_FAILED)
+_TERMINAL_PAYMENT = (
+    pay_pb2.PAYMENT_STATE_SUCCEEDED,
+    pay_pb2.PAYMENT_STATE_FAILED,
+    pay_pb2.PAYMENT_STATE_VOIDED,
+)
 _TERMINAL_INSTRUCTION = (pay_pb2.INSTRUCTION_STATE_SUCCEEDED, pay_pb2.INSTRUCTION_STATE_FAILED)
 _TERMINAL_ORDER = (channel_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, channel_pb2.CHANNEL_ORDER_STATE_FAILED)
 _TERMINAL_TRADE = (
@@ -24,8 +28,20 @@ _TERMINAL_TRADE = (
     trade_pb2.TRADE_STATE_CLOSED,
 )
 _OWNED: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_USER, pay_pb2.ACCOUNT_KIND_MERCHANT)
-_EXTERNAL: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_EXTERNAL,)
 _IN_TRANSIT: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_IN_TRANSIT,)
+_BALANCE_TOOL = "balance"
+_SUSPENSE_TOOL = "suspense"
+# Where the money of the other tools shows, on the payment's slot. Tools that may share an account name the same kinds.
+_BENEFITS: tuple[int, ...] = (pay_pb2.ACCOUNT_KIND_MARKETING, pay_pb2.ACCOUNT_KIND_COUPON)
+_INTERNAL: Mapping[str, tuple[int, ...]] = {
+    facts.CHANNEL_TOOL: (pay_pb2.ACCOUNT_KIND_EXTERNAL,),
+    "coupon": _BENEFITS,
+    "coupon_account": _BENEFITS,
+    "points": _BENEFITS,
+    "fees": (pay_pb2.ACCOUNT_KIND_FEES,),
+    "escrow": (pay_pb2.ACCOUNT_KIND_ESCROW,),
+    _SUSPENSE_TOOL: (pay_pb2.ACCOUNT_KIND_SUSPENSE,),
+}
 
 
 def silent(match: Match) -> str:
@@ -85,6 +101,8 @@ def of_trades(match: Match, trades: Iterable[trade_pb2.Trade]) -> Answer:
             )
             if attempt.state == trade_pb2.ATTEMPT_STATE_EFFECTIVE:
                 return Answer(Verdict.NO, evidence, tuple(facts.of_trade(trade, match.payment_id)))
+            if attempt.state == trade_pb2.ATTEMPT_STATE_RETURNED:
+                return Answer(Verdict.NO, evidence, (_returned(match, attempt),))
             return Answer(Verdict.NO if trade.state in _TERMINAL_TRADE else Verdict.LATER, evidence)
     return Answer(Verdict.NO, f"trade_core knows no trade with attempt {match.source_id!r}")
 
@@ -108,36 +126,50 @@ class Found(NamedTuple):
 
 
 def ledger_place(match: Match, payment: pay_pb2.Payment) -> Place | None:
-    """Where the journal that a match waits for shows; None where the payment has no such instruction.
+    """Where the journal that a match waits for shows; None where the payment has no instruction that is booked.
 
-    Seen from the accounts, every collection is a debit and every disbursement a credit: of the owner's account, of the
-    channel's EXTERNAL account, or of IN_TRANSIT on the payment's slot, where the owner lives on another.
+    Seen from the accounts, every collection is a debit and every disbursement a credit: of the owner's account, of an
+    internal account of the payment's slot, or of IN_TRANSIT there, where the owner lives on another.
     """
     instruction = _instruction_of(match, payment)
-    if instruction is None or instruction.state != pay_pb2.INSTRUCTION_STATE_SUCCEEDED:
+    if instruction is None or not _is_booked(instruction):
         return None
     slot = slot_in(payment.payment_id)
     is_remote = _is_remote(instruction, slot)
     is_collect = instruction.action == pay_pb2.INSTRUCTION_ACTION_COLLECT
     is_arrival = match.kind == MatchKind.TRANSIT and problem(match) is BreakType.MISSING_SECOND
-    touching = [i for i in payment.instructions if i.state == pay_pb2.INSTRUCTION_STATE_SUCCEEDED]
-    if instruction.tool == facts.CHANNEL_TOOL:
-        owner_id, kinds = internal_owner(slot), _EXTERNAL
-        touching = [i for i in touching if i.tool == facts.CHANNEL_TOOL]
+    touching = [i for i in payment.instructions if _is_booked(i)]
+    excess_minor = 0
+    if instruction.tool in _INTERNAL:
+        owner_id, kinds = internal_owner(slot), _INTERNAL[instruction.tool]
+        if instruction.tool == _SUSPENSE_TOOL:
+            excess_minor = sum(_excess_minor(i) for i in touching)
+        touching = [i for i in touching if _INTERNAL.get(i.tool) == kinds]
     elif is_remote and is_collect is is_arrival:
         # A collection arrives at the payment's slot, a disbursement leaves it.
         owner_id, kinds = internal_owner(slot), _IN_TRANSIT
         touching = [i for i in touching if _is_remote(i, slot)]
     else:
         owner_id, kinds = instruction.owner_id, _OWNED
-        touching = [i for i in touching if i.tool != facts.CHANNEL_TOOL and i.owner_id == instruction.owner_id]
-    expected_minor = sum(
-        -i.amount.amount_minor if i.action == pay_pb2.INSTRUCTION_ACTION_COLLECT else i.amount.amount_minor
+        touching = [i for i in touching if i.tool == _BALANCE_TOOL and i.owner_id == instruction.owner_id]
+    expected_minor = excess_minor + sum(
+        -facts.moved_minor(i) if i.action == pay_pb2.INSTRUCTION_ACTION_COLLECT else facts.moved_minor(i)
         for i in touching
     )
     return Place(
         owner_id, kinds, instruction.amount.currency_code, expected_minor, payment.create_time.ToMilliseconds()
     )
+
+
+def _is_booked(instruction: pay_pb2.Instruction) -> bool:
+    return instruction.state == pay_pb2.INSTRUCTION_STATE_SUCCEEDED and facts.moves_money(instruction)
+
+
+def _excess_minor(instruction: pay_pb2.Instruction) -> int:
+    """What came in beyond what was asked for: it is booked as suspense."""
+    if instruction.action != pay_pb2.INSTRUCTION_ACTION_COLLECT:
+        return 0
+    return max(0, facts.moved_minor(instruction) - instruction.amount.amount_minor)
 
 
 def internal_owner(slot: int) -> str:
@@ -173,14 +205,16 @@ def of_ledger(match: Match, payment: pay_pb2.Payment, place: Place, found: Found
 def _booked(match: Match, instruction: pay_pb2.Instruction) -> Fact:
     side = Side.FIRST if problem(match) is BreakType.MISSING_FIRST else Side.SECOND
     amount = instruction.amount
-    return Fact(
-        MatchKind(match.kind),
-        instruction.instruction_id,
-        side,
-        amount.amount_minor,
-        amount.currency_code,
-        match.payment_id,
-    )
+    booked_minor = min(facts.moved_minor(instruction), amount.amount_minor)
+    key, currency = instruction.instruction_id, amount.currency_code
+    return Fact(MatchKind(match.kind), key, side, booked_minor, currency, match.payment_id)
+
+
+def _returned(match: Match, attempt: trade_pb2.PayAttempt) -> Fact:
+    """That a trade knows of the payment and gives it back by a trade of its own: all of it, or what was captured."""
+    known_minor = min(match.second_amount_minor or 0, attempt.amount.amount_minor)
+    currency = attempt.amount.currency_code
+    return Fact(MatchKind.TRADE_PAY, match.payment_id, Side.FIRST, known_minor, currency, match.payment_id)
 
 
 def _instruction_of(match: Match, payment: pay_pb2.Payment) -> pay_pb2.Instruction | None:
@@ -189,4 +223,4 @@ def _instruction_of(match: Match, payment: pay_pb2.Payment) -> pay_pb2.Instructi
 
 
 def _is_remote(instruction: pay_pb2.Instruction, slot: int) -> bool:
-    return instruction.tool != facts.CHANNEL_TOOL and slot_of(instruction.owner_id) != slot
+    return instruction.tool == _BALANCE_TOOL and slot_of(instruction.owner_id) != slot

@@ -43,6 +43,8 @@ FACTS: dict[str, Callable[[bytes], list[Fact]]] = {
     "trade.trade_closed": _trade,
     "pay.payment_succeeded": _payment,
     "pay.payment_failed": _payment,
+    "pay.payment_authorized": _payment,
+    "pay.payment_voided": _payment,
     "ledger.journal_posted": _journal,
     "channel.order_succeeded": _channel_order,
     "channel.order_failed": _channel_order,

@@ -14,12 +14,15 @@ CHANNEL_TOOL = "channel"
 # What a terminal state says was moved: the amount, or nothing. States that are not terminal say nothing.
 _MOVED = 1
 _NOT_MOVED = 0
-_TRADE = {
-    trade_pb2.TRADE_STATE_PAID: _MOVED,
-    trade_pb2.TRADE_STATE_FAILED: _NOT_MOVED,
-    trade_pb2.TRADE_STATE_CLOSED: _NOT_MOVED,
+# A CLOSED trade says nothing: a payment of it that succeeds afterwards, or did before, is given back by another trade.
+_TRADE = {trade_pb2.TRADE_STATE_PAID: _MOVED, trade_pb2.TRADE_STATE_FAILED: _NOT_MOVED}
+_PAYMENT = {
+    pay_pb2.PAYMENT_STATE_SUCCEEDED: _MOVED,
+    pay_pb2.PAYMENT_STATE_FAILED: _NOT_MOVED,
+    pay_pb2.PAYMENT_STATE_VOIDED: _NOT_MOVED,
 }
-_PAYMENT = {pay_pb2.PAYMENT_STATE_SUCCEEDED: _MOVED, pay_pb2.PAYMENT_STATE_FAILED: _NOT_MOVED}
+# Held first, then captured: what the payees got is what was captured.
+_CAPTURED = (pay_pb2.SETTLEMENT_MODE_AUTHORIZE, pay_pb2.SETTLEMENT_MODE_ESCROW)
 _INSTRUCTION = {pay_pb2.INSTRUCTION_STATE_SUCCEEDED: _MOVED, pay_pb2.INSTRUCTION_STATE_FAILED: _NOT_MOVED}
 _CHANNEL_ORDER = {
     channel_pb2.CHANNEL_ORDER_STATE_SUCCEEDED: _MOVED,
@@ -28,32 +31,49 @@ _CHANNEL_ORDER = {
 
 
 def of_trade(trade: trade_pb2.Trade, payment_id: str) -> list[Fact]:
-    """What a terminal trade says of the payment that it names; ValueError where it is PAID and names none."""
+    """What a terminal trade says of the payment that it names. Parts that are paid together, and orders that are paid
+    by their parts, name none: the payment belongs to the other trade."""
     moved = _TRADE.get(trade.state)
-    if moved and not payment_id:
-        raise ValueError(f"trade {trade.trade_id} is paid by no payment")
     if moved is None or not payment_id:
         return []
-    amount = trade.amount
+    # All of the order, or what was captured of it.
+    paid_minor = (trade.paid_minor or trade.amount.amount_minor) * moved
     return [
-        Fact(MatchKind.TRADE_PAY, payment_id, Side.FIRST, amount.amount_minor * moved, amount.currency_code, payment_id)
+        Fact(MatchKind.TRADE_PAY, payment_id, Side.FIRST, paid_minor, trade.amount.currency_code, payment_id),
     ]
 
 
+def paid_minor(payment: pay_pb2.Payment) -> int:
+    """What the payees of a SUCCEEDED payment got in all; fees borne by the payer come on top."""
+    return payment.captured_minor if payment.settlement_mode in _CAPTURED else payment.amount.amount_minor
+
+
+def moved_minor(instruction: pay_pb2.Instruction) -> int:
+    """What a SUCCEEDED instruction moved, or reserved."""
+    return instruction.moved_minor or instruction.amount.amount_minor
+
+
+def moves_money(instruction: pay_pb2.Instruction) -> bool:
+    """Whether it shows in the ledger once it SUCCEEDED; a reserve and its release do not."""
+    return instruction.action in (pay_pb2.INSTRUCTION_ACTION_COLLECT, pay_pb2.INSTRUCTION_ACTION_DISBURSE)
+
+
 def of_payment(payment: pay_pb2.Payment) -> list[Fact]:
-    """What a payment says of its trade and of each of its instructions that is terminal."""
+    """What a payment says of each of its instructions that is terminal, and of its trade where it is so itself.
+
+    It may say so several times, held, captured and over: a fact that is known says nothing new.
+    """
     facts = []
     payment_id, source_id = payment.payment_id, payment.source_id
     moved = _PAYMENT.get(payment.state)
     if moved is not None and source_id.startswith(ATTEMPT_PREFIX):
-        amount = payment.amount
         facts.append(
             Fact(
                 MatchKind.TRADE_PAY,
                 payment_id,
                 Side.SECOND,
-                amount.amount_minor * moved,
-                amount.currency_code,
+                paid_minor(payment) * moved,
+                payment.amount.currency_code,
                 payment_id,
                 source_id,
             )
@@ -68,16 +88,15 @@ def of_instruction(instruction: pay_pb2.Instruction, payment_id: str) -> list[Fa
     moved = _INSTRUCTION.get(instruction.state)
     if moved is None:
         return []
-    key, amount, currency = (
-        instruction.instruction_id,
-        instruction.amount.amount_minor,
-        instruction.amount.currency_code,
-    )
+    key, currency = instruction.instruction_id, instruction.amount.currency_code
+    came_minor = moved_minor(instruction)
     facts = []
     if instruction.tool == CHANNEL_TOOL:
-        facts.append(Fact(MatchKind.PAY_CHANNEL, key, Side.FIRST, amount * moved, currency, payment_id))
-    if moved:
-        facts.append(Fact(MatchKind.PAY_LEDGER, key, Side.FIRST, amount, currency, payment_id))
+        facts.append(Fact(MatchKind.PAY_CHANNEL, key, Side.FIRST, came_minor * moved, currency, payment_id))
+    if moved and moves_money(instruction):
+        # What came in excess is booked with it, as suspense.
+        booked_minor = min(came_minor, instruction.amount.amount_minor)
+        facts.append(Fact(MatchKind.PAY_LEDGER, key, Side.FIRST, booked_minor, currency, payment_id))
     return facts
 
 
@@ -100,7 +119,9 @@ def of_channel_order(order: channel_pb2.ChannelOrder) -> list[Fact]:
     """What a channel order says of its instruction: moved, not moved, or that nobody knows yet."""
     moved = _CHANNEL_ORDER.get(order.state)
     side = Side.UNKNOWN if moved is None else Side.SECOND
-    amount_minor = order.amount.amount_minor * (1 if moved is None else moved)
+    amount_minor = order.amount.amount_minor
+    if moved is not None:
+        amount_minor = (order.settled_minor or amount_minor) * moved
     return [
         Fact(
             MatchKind.PAY_CHANNEL,

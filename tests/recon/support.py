@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import select
 
-from paykit.clock import Clock
-from paykit.context import BusinessContext
+from paykit.clock import Clock, ManualClock
+from paykit.context import BusinessContext, use
 from paykit.ids import new_id, slot_of
 from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.command import Origin
@@ -22,7 +22,8 @@ from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon.commands import TakeFacts
-from recon.matching import Fact, MatchKind, match_key
+from recon.expiry import Expiry
+from recon.matching import Fact, MatchKind, MatchState, match_key
 from recon.rules import Rules
 from recon.settings import ReconSettings
 from recon.tables import Break, Match
@@ -184,3 +185,19 @@ async def announced(store: Store) -> list[tuple[str, str]]:
     rows = await store.fetch_everywhere(Outbox, select(Outbox.__table__), shadow=False)
     events = [(row, events_pb2.BreakEvent.FromString(row.body)) for row in sorted(rows, key=lambda row: row.id)]
     return [(row.destination, getattr(event, "break").break_id) for row, event in events]
+
+
+async def expire(
+    expiry: Expiry, store: Store, clock: ManualClock, payment: CardPayment, said: list[Fact], kind: MatchKind, key: str
+) -> Match:
+    """Takes ``said``, lets the window pass, fires for one match, and gives it as it is then."""
+    await store.run(payment.take(said))
+    match = await match_of(store, kind, key)
+    assert match is not None
+    assert match.state == MatchState.WAITING
+    clock.advance(30_000)
+    with use(payment.context):
+        await expiry.fire(match)
+    after = await match_of(store, kind, key)
+    assert after is not None
+    return after

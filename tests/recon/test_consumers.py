@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from paykit.events.bus import Rejected
 from paymesh.channel.v1 import channel_order_pb2
 from paymesh.event.v1 import events_pb2
+from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon.commands import TakeFacts, TakeMismatch, TakeOrphan
 from recon.consumers import SUBJECTS, consumer
@@ -48,9 +49,91 @@ def test_a_failed_trade_states_that_nothing_was_paid() -> None:
     assert said("trade.trade_failed", event) == {(f"TRADE_PAY/{PAYMENT.payment_id}", "FIRST", 0)}
 
 
-def test_a_trade_closed_without_a_payment_states_nothing() -> None:
-    event = events_pb2.TradeEvent(trade=PAYMENT.trade(trade_pb2.TRADE_STATE_CLOSED))
+@pytest.mark.parametrize("payment_id", ["", PAYMENT.payment_id])
+def test_a_closed_trade_states_nothing_since_a_late_payment_is_given_back_by_another(payment_id: str) -> None:
+    event = events_pb2.TradeEvent(trade=PAYMENT.trade(trade_pb2.TRADE_STATE_CLOSED), payment_id=payment_id)
     assert said("trade.trade_closed", event) == set()
+
+
+def test_a_part_that_was_paid_by_another_trades_payment_opens_no_window() -> None:
+    assert said("trade.trade_paid", events_pb2.TradeEvent(trade=PAYMENT.trade())) == set()
+
+
+def test_a_trade_states_what_was_captured_of_it() -> None:
+    trade = PAYMENT.trade()
+    trade.paid_minor = 300
+    event = events_pb2.TradeEvent(trade=trade, payment_id=PAYMENT.payment_id)
+    assert said("trade.trade_paid", event) == {(f"TRADE_PAY/{PAYMENT.payment_id}", "FIRST", 300)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected_minor"),
+    [
+        (payment_pb2.SETTLEMENT_MODE_IMMEDIATE, 500),
+        (payment_pb2.SETTLEMENT_MODE_AUTHORIZE, 300),
+        (payment_pb2.SETTLEMENT_MODE_ESCROW, 300),
+    ],
+)
+def test_a_payment_states_what_the_payees_got(mode: payment_pb2.SettlementMode.ValueType, expected_minor: int) -> None:
+    payment = PAYMENT.payment()
+    del payment.instructions[:]
+    payment.settlement_mode, payment.captured_minor, payment.payer_fee_minor = mode, 300, 7
+    assert said("pay.payment_succeeded", events_pb2.PaymentEvent(payment=payment)) == {
+        (f"TRADE_PAY/{PAYMENT.payment_id}", "SECOND", expected_minor)
+    }
+
+
+def test_an_authorized_payment_states_its_instructions_and_nothing_of_its_trade() -> None:
+    payment = PAYMENT.payment()
+    payment.state = payment_pb2.PAYMENT_STATE_AUTHORIZED
+    payment.instructions[0].action = payment_pb2.INSTRUCTION_ACTION_RESERVE
+    assert said("pay.payment_authorized", events_pb2.PaymentEvent(payment=payment)) == {
+        (f"PAY_CHANNEL/{PAYMENT.collect_id}", "FIRST", 500),
+        (f"PAY_LEDGER/{PAYMENT.disburse_id}", "FIRST", 500),
+    }
+
+
+def test_a_voided_payment_states_that_nothing_was_paid_and_its_releases_are_not_booked() -> None:
+    payment = PAYMENT.payment()
+    payment.state = payment_pb2.PAYMENT_STATE_VOIDED
+    payment.instructions[0].action = payment_pb2.INSTRUCTION_ACTION_RELEASE
+    del payment.instructions[1]
+    assert said("pay.payment_voided", events_pb2.PaymentEvent(payment=payment)) == {
+        (f"TRADE_PAY/{PAYMENT.payment_id}", "SECOND", 0),
+        (f"PAY_CHANNEL/{PAYMENT.collect_id}", "FIRST", 500),
+    }
+
+
+@pytest.mark.parametrize("tool", ["coupon", "coupon_account", "points", "escrow", "fees", "suspense"])
+@pytest.mark.parametrize(
+    ("action", "is_booked"),
+    [
+        (payment_pb2.INSTRUCTION_ACTION_COLLECT, True),
+        (payment_pb2.INSTRUCTION_ACTION_DISBURSE, True),
+        (payment_pb2.INSTRUCTION_ACTION_RESERVE, False),
+        (payment_pb2.INSTRUCTION_ACTION_RELEASE, False),
+    ],
+)
+def test_every_tool_shows_in_the_ledger_where_it_moves_money(
+    tool: str, action: payment_pb2.InstructionAction.ValueType, is_booked: bool
+) -> None:
+    payment = PAYMENT.payment()
+    del payment.instructions[0]
+    payment.instructions[0].tool, payment.instructions[0].action = tool, action
+    stated = said("pay.payment_succeeded", events_pb2.PaymentEvent(payment=payment))
+    assert ((f"PAY_LEDGER/{PAYMENT.disburse_id}", "FIRST", 500) in stated) is is_booked
+
+
+@pytest.mark.parametrize(("moved_minor", "booked_minor"), [(700, 500), (300, 300), (0, 500)])
+def test_what_was_really_moved_is_compared_and_its_excess_is_booked_apart(moved_minor: int, booked_minor: int) -> None:
+    payment, order = PAYMENT.payment(), PAYMENT.order()
+    payment.instructions[0].moved_minor = order.settled_minor = moved_minor
+    stated = said("pay.payment_succeeded", events_pb2.PaymentEvent(payment=payment))
+    assert (f"PAY_CHANNEL/{PAYMENT.collect_id}", "FIRST", moved_minor or 500) in stated
+    assert (f"PAY_LEDGER/{PAYMENT.collect_id}", "FIRST", booked_minor) in stated
+    assert said("channel.order_succeeded", events_pb2.ChannelOrderEvent(channel_order=order)) == {
+        (f"PAY_CHANNEL/{PAYMENT.collect_id}", "SECOND", moved_minor or 500)
+    }
 
 
 def test_a_payment_states_its_trade_its_channel_order_and_its_journals() -> None:
@@ -98,7 +181,6 @@ def test_a_contradiction_is_told_apart_from_an_order_that_does_not_exist() -> No
     ("subject", "body"),
     [
         ("trade.trade_paid", b"\xff\xff"),
-        ("trade.trade_paid", events_pb2.TradeEvent(trade=PAYMENT.trade())),
         ("channel.order_succeeded", events_pb2.ChannelOrderEvent()),
         ("channel.mismatch_found", events_pb2.ChannelMismatchEvent()),
         ("ledger.journal_posted", events_pb2.JournalEvent(instructions=[events_pb2.BookedInstruction()])),
