@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
-from tests.trade_core.support import MERCHANT, NOW_MS, SLOT, Bench
+from paykit.errors import FailedPrecondition
+from paymesh.event.v1.events_pb2 import TradeEvent
+from tests.trade_core.support import MERCHANT, NOW_MS, POLICY, SLOT, Bench, a_result, an_origin
+from trade_core.commands import CloseTrade, ExpireTrade, PayTrade
 from trade_core.parts import PART_RELATIONS, PartInput
 from trade_core.tables import Trade, TradeRelation
-from trade_core.types import TradeType
+from trade_core.trade import PayMethod
+from trade_core.types import Tool, TradeType
 from trade_core.wire import TradeView
 
 OTHER_MERCHANT = "merchant.books"
@@ -102,3 +107,41 @@ async def check_laws(bench: Bench, parent_id: str) -> Trade:
     else:
         assert sum(part.amount_minor for part in own if part.state in ("PAYING", "PAID")) <= parent.amount_minor
     return parent
+
+
+async def close(bench: Bench, trade_id: str) -> Trade:
+    """Closes a trade for its caller."""
+    return (await bench.store.run(CloseTrade(an_origin(), POLICY, trade_id, "no longer"))).trade
+
+
+async def expire(bench: Bench, trade_id: str) -> TradeView | None:
+    """Takes that the time of a trade is up."""
+    return await bench.store.run(ExpireTrade(an_origin(), POLICY, trade_id))
+
+
+async def pay_part(bench: Bench, trade_id: str, amount_minor: int, tool: Tool = Tool.CARD) -> Trade:
+    """Begins to pay a part of a trade; the part."""
+    methods = [PayMethod(tool, "" if tool is Tool.BALANCE else f"tok_{tool}", amount_minor, "EUR")]
+    view = await bench.store.run(PayTrade(an_origin(), POLICY, trade_id, methods, is_partial=True))
+    (relation,) = view.relations
+    return await bench.trade(relation.child_trade_id)
+
+
+async def ends(bench: Bench, trade: Trade, is_success: bool = True) -> Trade:
+    """The latest attempt of a trade ends; the trade as it is then."""
+    await bench.apply(a_result(trade.attempt_id, is_success, trade.amount_minor))
+    return await bench.trade(trade.id)
+
+
+async def reason_of(call: Any) -> str:
+    """Why a call is refused."""
+    with pytest.raises(FailedPrecondition) as caught:
+        await call
+    return caught.value.reason
+
+
+async def subjects(bench: Bench, trade_id: str) -> list[str]:
+    """What was told about one trade, in order."""
+    told = [(TradeEvent.FromString(row.body).trade, row.destination) for row in await bench.events(trade_id)]
+    own = [(trade.version, subject) for trade, subject in told if trade.trade_id == trade_id]
+    return [subject for _, subject in sorted(own)]

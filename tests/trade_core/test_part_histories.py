@@ -157,6 +157,8 @@ class World:
                 assert groups[trade.group_trade_id].state not in OVER
             elif trade.state == "CREATED" and trade.trade_type not in ("SPLIT_PART", "INSTALMENT_PLAN"):
                 assert trade.due_at_ms is not None, "nothing waits for ever"
+            if trade.id in groups and trade.state not in OVER:
+                assert {part.group_trade_id for part in self.parts_of(trade)} == {trade.id}
             self._check_parts(trade, self.parts_of(trade))
         for attempt_id, taken_minor in self.taken.items():
             back = {part: minor for (paid_by, part), minor in self.returned.items() if paid_by == attempt_id}
