@@ -7,7 +7,7 @@ from collections import Counter
 from channel_gateway.sandbox.client import BookEntry
 from meshctl.invariants.base import Invariant, Tally, is_path
 from meshctl.invariants.world import Slice, grouped
-from pay_core.ledger import AccountKind
+from pay_core.chart import CHART, POINTS_UNIT, AccountKind
 from pay_core.tables import Account, Entry, Journal
 
 _TERMINAL_ORDER = ("SUCCEEDED", "FAILED")
@@ -16,20 +16,18 @@ _DIRECTION = {"charge": 1, "capture": 1, "refund": -1, "payout": -1, "authorize"
 
 
 def journals_balance(world: Slice, tally: Tally) -> None:
-    """Entries of each journal sum to zero, lie with it, and belong to one."""
+    """Entries of each journal sum to zero in its currency and in points, lie with it, and belong to one."""
     entries = grouped(world.rows(Entry), "journal_id")
     for journal in world.rows(Journal):
         tally.count()
         of_it = entries.pop(journal.id, [])
-        total = sum(entry.amount_minor for entry in of_it)
-        tally.expect(total == 0, journal.id, f"its entries sum to {total} {journal.currency}")
+        for unit in {journal.currency, POINTS_UNIT}:
+            total = sum(entry.amount_minor for entry in of_it if entry.currency == unit)
+            tally.expect(total == 0, journal.id, f"its entries sum to {total} {unit}")
         tally.expect(bool(of_it), journal.id, "it has no entries")
         for entry in of_it:
-            agrees = (entry.slot, entry.currency, entry.payment_id) == (
-                journal.slot,
-                journal.currency,
-                journal.payment_id,
-            )
+            agrees = (entry.slot, entry.payment_id) == (journal.slot, journal.payment_id)
+            agrees = agrees and entry.currency in (journal.currency, POINTS_UNIT)
             tally.expect(agrees, entry.id, f"slot, currency or payment differ from {journal.id}")
     for journal_id in entries:
         tally.violate(journal_id, "entries name this journal, which does not exist")
@@ -82,7 +80,7 @@ def floors_hold(world: Slice, tally: Tally) -> None:
     for account in world.rows(Account):
         tally.count()
         tally.expect(account.held_minor >= 0, account.id, f"held {account.held_minor}")
-        is_owned = account.kind in (AccountKind.USER, AccountKind.MERCHANT)
+        is_owned = CHART[AccountKind(account.kind)].is_owned
         tally.expect(account.floor_minor is not None or not is_owned, account.id, "a customer's account has no floor")
         if account.floor_minor is not None:
             free_minor = account.balance_minor - account.floor_minor
