@@ -287,6 +287,25 @@ def test_any_order_and_repetition_of_consistent_words_ends_in_the_same_state(
     ]
 
 
+@given(
+    moved=st.integers(1, 2_000),
+    words=st.lists(st.tuples(st.sampled_from([PENDING, UNKNOWN]), st.sampled_from(list(Source))), max_size=8),
+    data=st.data(),
+)
+def test_whenever_the_moved_amount_is_told_it_is_settled_once_and_nothing_else_contradicts_it(
+    moved: int, words: list[tuple[ProviderResult, Source]], data: st.DataObject
+) -> None:
+    final = msgspec.structs.replace(SUCCEEDED, amount_minor=moved)
+    finals = [(final, data.draw(st.sampled_from(list(Source)))) for _ in range(data.draw(st.integers(1, 3)))]
+    order, announced = make_sending(), 0
+    for result, source in data.draw(st.permutations(words + finals)):
+        outcome = apply_result(order, result, source, NOW_MS, MAY_DIFFER, NOW_MS)
+        assert outcome.mismatch == ""
+        announced += outcome.announce == SUCCEEDED_EVENT
+        order = outcome.order or order
+    assert (order.state, moved_minor(order), announced) == ("SUCCEEDED", moved, 1)
+
+
 @given(words=st.lists(st.tuples(st.sampled_from([SUCCEEDED, FAILED, PENDING, UNKNOWN, NOT_FOUND, NOT_SENT]),
                                 st.sampled_from(list(Source)), st.integers(0, 10**9)), max_size=15))  # fmt: skip
 def test_whatever_is_said_moves_are_legal_terminals_stay_and_waits_have_a_due_time(

@@ -67,6 +67,16 @@ def test_the_gateway_and_the_provider_agree_on_every_account(config: Path) -> No
             assert theirs.livemode is (mode == "live")
 
 
+def test_only_the_wallet_waits_for_its_customers_who_may_pay_another_amount(config: Path) -> None:
+    settings = load_mesh(config)
+    assert settings.channel_gateway is not None
+    assert settings.sandbox is not None
+    differing = {name for name, channel in settings.channel_gateway.channels.items() if channel.amount_may_differ}
+    waiting = {name for name, account in settings.sandbox.accounts.items() if account.customer_confirms}
+    assert differing == {"sandbox_wallet"}
+    assert waiting == {"sandbox_wallet_live", "sandbox_wallet_shadow"}
+
+
 def test_no_two_accounts_share_a_secret(config: Path) -> None:
     sandbox = load_mesh(config).sandbox
     assert sandbox is not None
