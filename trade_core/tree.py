@@ -119,9 +119,7 @@ class TradeTree:
             statement = select(row_type.__table__).where(row_type.__table__.c.id == id_)
             rows = await self._store.fetch(row_type, statement, slot=slot_in(id_), shadow=shadow)
             return [_Start(row.slot, trade_ids=(getattr(row, column),)) for row in rows]
-        biz_id = (
-            id_ if prefix == "biz" else await self._biz_id_of(_OWNERS.get(prefix, CHANNEL_GATEWAY), id_, shadow, budget)
-        )
+        biz_id = id_ if prefix == "biz" else await self._biz_id_of(prefix, id_, shadow, budget)
         if not biz_id:
             return []
         statement = select(Trade.__table__).where(Trade.__table__.c.biz_id == biz_id).limit(TRADES_MAX)
