@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 
-from pay_core import closing, ledger_queries
+import pytest
+
+from pay_core import closing, ledger, ledger_queries
 from pay_core.bookkeeping import AskToClose, CloseBook, RollBook, WriteSnapshots
+from pay_core.chart import POINTS_UNIT, AccountKind
 from pay_core.end_of_day import EndOfDay
-from pay_core.tables import BalanceSnapshot, Book, Closing, Journal
+from pay_core.tables import BalanceSnapshot, Book, Closing, Journal, Payment
 from paykit import context as business_context
 from paykit.clock import ManualClock
 from paykit.ids import slot_of
+from paykit.store.command import Work
 from paykit.store.store import Store
 from tests.pay_core.ledger.books import DRAIN_MS, check_snapshots, rows, run_due, settle, user
 from tests.pay_core.ledger.conftest import OpenStore
-from tests.pay_core.ledger.desk import DAY_MS, TODAY, TOMORROW, Post, origin, outside_of, owners_on
+from tests.pay_core.ledger.desk import DAY_MS, TODAY, TOMORROW, Decide, Post, origin, outside_of, owners_on
 
 AFTER_TOMORROW = "2023-11-17"
 
@@ -82,6 +87,56 @@ class TestEndOfDay:
         assert closed.state == "OPEN"
         (row,) = await rows(store, Closing)
         assert (row.accounting_date, row.carried_payment_count) == (TODAY, 2)
+
+    @pytest.mark.parametrize(
+        ("state", "currency", "waits"),
+        [
+            ("PROCESSING", "EUR", {"EUR": 1, POINTS_UNIT: 1}),
+            ("REVERSING", "USD", {"EUR": 0, POINTS_UNIT: 1}),
+            ("AUTHORIZED", "EUR", {"EUR": 0, POINTS_UNIT: 0}),
+            ("SUCCEEDED", "EUR", {"EUR": 0, POINTS_UNIT: 0}),
+        ],
+    )
+    async def test_waits_for_payments_of_the_date_in_the_books_currency_and_points_for_all(
+        self, store: Store, clock: ManualClock, state: str, currency: str, waits: dict[str, int]
+    ) -> None:
+        ref = user("ann")
+        points = ledger.owned("ann", AccountKind.POINTS, POINTS_UNIT)
+        await store.run(Post(outside_of(ref), ref, 5))
+        await store.run(Post(ledger.internal(ref.slot, AccountKind.POINTS_ISSUED, POINTS_UNIT), points, 5))
+        for date in (TODAY, TOMORROW):
+            await store.run(Decide([ref], partial(self._pay, state, currency, date)))
+        clock.advance(DAY_MS)
+        counted = {}
+        for book in await rows(store, Book):
+            rolled = await store.run(RollBook(origin(book.slot, ""), book, DRAIN_MS))
+            counted[book.currency] = await ledger_queries.payments_under_way(store, rolled, shadow=False)
+        assert counted == waits
+
+    def _pay(self, state: str, currency: str, date: str, work: Work) -> Payment:
+        payment = Payment(
+            id=work.new_id("pay"),
+            slot=slot_of("ann"),
+            biz_id=work.context.biz_id,
+            operation="TRANSFER",
+            state=state,
+            payer_id="ann",
+            currency=currency,
+            amount_minor=5,
+            source_id="order-1",
+            original_payment_id=None,
+            refunding_minor=0,
+            refunded_minor=0,
+            failure_reason="",
+            caller="tester",
+            context=b"",
+            ask_count=0,
+            due_at_ms=None,
+            created_at_ms=work.now_ms,
+            finished_at_ms=None,
+            accounting_date=date,
+        )
+        return work.insert(payment)
 
     async def test_costs_idle_books_one_step_however_long_they_were_idle(
         self, store: Store, clock: ManualClock
