@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from google.protobuf.message import Message
+from sqlalchemy import select
 
 from paykit.context import BusinessContext, current
 from paykit.errors import AlreadyExists, MeshError, NotFound
@@ -14,16 +15,25 @@ from paykit.store.command import Command, Origin
 from paykit.store.store import Store
 from paykit.store.system import Outbox
 from paymesh.event.v1.events_pb2 import PaymentEvent
-from paymesh.pay.v1 import pay_service_pb2
+from paymesh.pay.v1 import pay_service_pb2, payment_pb2
 from trade_core import payments
-from trade_core.commands import ExpireTrade, Policy
+from trade_core.commands import ExpireTrade
+from trade_core.holds import SettleHold, SettleRefused
 from trade_core.notify import Notifier
+from trade_core.payments import PaymentOutcome, PaymentResult
+from trade_core.refunds import RetryRefund
 from trade_core.results import ApplyPaymentResult, AskLater, PaymentRefused
-from trade_core.tables import Trade
-from trade_core.trade import TradeState
+from trade_core.steps import Policy
+from trade_core.tables import PayAttempt, Trade
+from trade_core.trade import TradeState, open_among
 
 CONSUMER = "payments"
-PAYMENT_SUBJECTS = ("pay.payment_succeeded", "pay.payment_failed")
+PAYMENT_SUBJECTS = (
+    "pay.payment_succeeded",
+    "pay.payment_failed",
+    "pay.payment_authorized",
+    "pay.payment_voided",
+)
 
 GetPayment = Callable[[Any, BusinessContext], Awaitable[Any]]
 
@@ -46,7 +56,8 @@ class PaymentNews:
         if not payments.is_ours(payment.source_id):
             return None
         result = payments.result_of(payment)
-        assert result is not None, f"{subject} about {payment.payment_id}, which is under way"
+        if result is None:
+            return None  # told at rest, and moved on since
         return ApplyPaymentResult(Origin.event(context, CONSUMER, message_id), self._policy, result)
 
     async def on_reply(self, context: BusinessContext, row: Outbox, response: Any) -> None:
@@ -54,8 +65,7 @@ class PaymentNews:
         result = payments.result_of(response.payment)
         if result is None:
             return  # the event will tell, or the timer will ask
-        origin = Origin.event(context, "replies", row.id)
-        self._notifier.changed(await self._store.run(ApplyPaymentResult(origin, self._policy, result)))
+        await self._run(ApplyPaymentResult(Origin.event(context, "replies", row.id), self._policy, result))
 
     async def on_refused(self, context: BusinessContext, row: Outbox, error: MeshError) -> None:
         """Takes that pay_core refused a durable call for good; raises where it cannot be asked what is behind that.
@@ -67,50 +77,85 @@ class PaymentNews:
             # A payment exists under this id: nothing failed for good, and only a person can tell what went wrong.
             raise error
         call: Any = _parse(row)
-        origin = Origin.event(context, "refusals", row.id)
-        command: ApplyPaymentResult | PaymentRefused
         try:
-            request = pay_service_pb2.GetPaymentRequest(source_id=call.source_id)
-            payment = (await self._get_payment(request, context)).payment
+            payment = await self._payment_of(payments.attempt_in(call), context)
         except NotFound:
-            command = PaymentRefused(origin, self._policy, call.source_id, error.reason)
-        else:
+            if row.destination not in payments.PAYING:
+                raise error from None  # what is captured or let go must be there
+            origin = Origin.event(context, "refusals", row.id)
+            await self._run(PaymentRefused(origin, self._policy, call.source_id, error.reason))
+            return
+        result = payments.result_of(payment)
+        if row.destination in payments.PAYING:
             _log.warning("payment_refused_but_there", payment_id=payment.payment_id, reason=error.reason)
-            result = payments.result_of(payment)
-            if result is None:
-                return  # the event will tell, or the timer will ask
-            command = ApplyPaymentResult(origin, self._policy, result)
-        self._notifier.changed(await self._store.run(command))
+        if result is None:
+            return  # the event will tell, or the timer will ask
+        await self._settle_refused(Origin.event(context, "refusals", row.id), call.request_id, result, error)
+
+    async def _settle_refused(self, origin: Origin, request_id: str, result: PaymentResult, error: MeshError) -> None:
+        is_held = result.outcome is PaymentOutcome.AUTHORIZED
+        if payments.is_return(request_id) and result.outcome not in (PaymentOutcome.VOIDED, PaymentOutcome.FAILED):
+            raise error  # money that nobody wants is not let go: somebody must look
+        if is_held and payments.is_settlement(request_id):
+            await self._run(SettleRefused(origin, self._policy, request_id, result, error.reason))
+        else:
+            await self._run(ApplyPaymentResult(origin, self._policy, result))
 
     async def on_due(self, trade: Trade) -> None:
-        """Takes a trade whose due time has passed: closes it when unpaid, asks pay_core when being paid.
+        """Takes a trade whose due time has passed: asks pay_core about what is under way, then does what is due.
 
         Runs under the context that the trade stores.
         """
-        context = current()
-        if trade.state == TradeState.CREATED:
-            self._notifier.changed(await self._store.run(ExpireTrade(Origin.timer(context), trade.id)))
-        elif trade.state == TradeState.PAYING:
-            await self._ask(context, trade)
-
-    async def _ask(self, context: BusinessContext, trade: Trade) -> None:
-        payment_id = ""
-        try:
-            request = pay_service_pb2.GetPaymentRequest(source_id=trade.attempt_id)
-            payment = (await self._get_payment(request, context)).payment
-        except NotFound:
-            pass  # the call is still on its way: the outbox will deliver it
-        except MeshError as error:
-            _log.warning("payment_not_asked", trade_id=trade.id, code=error.code, reason=error.reason)
+        origin = Origin.timer(current())
+        if trade.state == TradeState.CREATED and trade.purpose:
+            await self._run(RetryRefund(origin, self._policy, trade.id))
+        elif trade.state in (TradeState.CREATED, TradeState.PARTIALLY_PAID):
+            await self._run(ExpireTrade(origin, self._policy, trade.id))
         else:
-            result = payments.result_of(payment)
-            if result is not None:
-                command = ApplyPaymentResult(Origin.timer(context), self._policy, result)
-                self._notifier.changed(await self._store.run(command))
-                return
-            payment_id = payment.payment_id
-        later = AskLater(Origin.timer(context), self._policy, trade.attempt_id, payment_id)
-        self._notifier.changed(await self._store.run(later))
+            await self._ask(origin, trade)
+            if trade.state == TradeState.PAYING:
+                await self._run(ExpireTrade(origin, self._policy, trade.id))
+            elif trade.state == TradeState.AUTHORIZED:
+                await self._run(SettleHold(origin, self._policy, trade.id))
+
+    async def _ask(self, origin: Origin, trade: Trade) -> None:
+        """Asks about every payment of a trade that may have moved on."""
+        payment_ids: dict[str, str] = {}
+        is_open = trade.state == TradeState.SETTLING
+        for attempt_id in await self._under_way(trade, origin.context.shadow):
+            result = None
+            try:
+                payment = await self._payment_of(attempt_id, origin.context)
+            except NotFound:
+                pass  # the call is still on its way: the outbox will deliver it
+            except MeshError as error:
+                _log.warning("payment_not_asked", trade_id=trade.id, code=error.code, reason=error.reason)
+            else:
+                payment_ids[attempt_id] = payment.payment_id
+                result = payments.result_of(payment)
+            if result is None:
+                is_open = True
+            else:
+                await self._run(ApplyPaymentResult(origin, self._policy, result))
+        if is_open:
+            await self._run(AskLater(origin, self._policy, trade.id, payment_ids))
+
+    async def _under_way(self, trade: Trade, shadow: bool) -> list[str]:
+        if trade.attempt_count <= 1:
+            return [trade.attempt_id] if trade.state != TradeState.AUTHORIZED else []
+        table = PayAttempt.__table__
+        statement = select(table).where(table.c.trade_id == trade.id).order_by(table.c.attempt_no)
+        found = await self._store.fetch(PayAttempt, statement, slot=trade.slot, shadow=shadow)
+        settling = [trade.attempt_id] if trade.state == TradeState.SETTLING else []
+        return settling + [attempt.id for attempt in open_among(found)]
+
+    async def _payment_of(self, attempt_id: str, context: BusinessContext) -> payment_pb2.Payment:
+        request = pay_service_pb2.GetPaymentRequest(source_id=attempt_id)
+        payment: payment_pb2.Payment = (await self._get_payment(request, context)).payment
+        return payment
+
+    async def _run(self, command: Command[Any]) -> None:
+        self._notifier.changed(await self._store.run(command))
 
 
 def _parse(row: Outbox) -> Message:

@@ -11,10 +11,8 @@ from paykit.store.system import Outbox
 from paymesh.event.v1.events_pb2 import TradeEvent
 from paymesh.trade.v1.trade_pb2 import Trade
 from trade_core import wire
-from trade_core.commands import TRADE_CLOSED, TRADE_FAILED, TRADE_PAID
+from trade_core.steps import SUBJECTS
 from trade_core.wire import TradeView
-
-_SUBJECTS = frozenset({TRADE_PAID, TRADE_FAILED, TRADE_CLOSED})
 
 
 class Watcher:
@@ -74,7 +72,7 @@ class Notifier:
         if not self._watchers:
             return
         for row in rows:
-            if row.destination in _SUBJECTS and row.biz_id in self._watchers:
+            if row.destination in SUBJECTS and row.biz_id in self._watchers:
                 self._offer(row.biz_id, TradeEvent.FromString(row.body).trade)
 
     def changed(self, view: TradeView | None) -> None:

@@ -7,18 +7,34 @@ from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from paykit.errors import FieldViolation
 from paykit.money import INT64_MAX
 from paykit.rpc.checks import Fields
+from paymesh.common.v1.money_pb2 import Money
 from paymesh.trade.v1 import trade_pb2, trade_service_pb2
 from trade_core import trade as domain
 from trade_core import wire
-from trade_core.commands import LineInput, NewTrade
+from trade_core.catalogue import TRADE_TYPES, Catalogue
+from trade_core.parts import PartInput, merge_violations, part_violations
+from trade_core.steps import LineInput, NewTrade
 from trade_core.trade import PayMethod
-from trade_core.types import PAY_METHODS_MAX, TIME_TO_LIVE_MS_MAX, TIME_TO_LIVE_MS_MIN, TRADE_TYPES, Catalogue, Tool
+from trade_core.types import (
+    HOLD_TIME_TO_LIVE_MS_MAX,
+    PAY_METHODS_MAX,
+    TIME_TO_LIVE_MS_MAX,
+    TIME_TO_LIVE_MS_MIN,
+    Settlement,
+    Tool,
+    TradeTypeSpec,
+)
 
 LINES_MAX = 100
 TEXT_MAX = 255
+PARTS_MAX = 60  # of any type; parts.PARTS_MAX has each type's own
+IDS_MAX = 16
+_SECONDS_MAX = 32_503_680_000  # the year 3000
 
 _TRADE_TYPE: Any = trade_pb2.TradeType  # at run time an EnumTypeWrapper; its stub is a class
 _CREATABLE = tuple(wire.TRADE_TYPE[name] for name, spec in TRADE_TYPES.items() if spec.is_creatable)
@@ -38,11 +54,18 @@ def new_trade(request: trade_service_pb2.CreateTradeRequest, catalogue: Catalogu
     fields.money("amount", request.amount)
     lines = _lines(fields, request)
     pay_methods = _pay_methods(fields, request.pay_methods, minimum=0)
-    ttl_ms = _time_to_live_ms(fields, request.time_to_live) if request.HasField("time_to_live") else None
+    parts = _parts(fields, request)
+    for i, trade_id in enumerate(request.merged_trade_ids[:IDS_MAX]):
+        fields.id(f"merged_trade_ids[{i}]", trade_id, "trd")
+    fields.count("merged_trade_ids", request.merged_trade_ids, 0, IDS_MAX)
+    ttl_ms, hold_ms = None, None
+    if request.HasField("time_to_live"):
+        ttl_ms = _duration_ms(fields, "time_to_live", request.time_to_live, TIME_TO_LIVE_MS_MAX)
+    if request.HasField("hold_time_to_live"):
+        hold_ms = _duration_ms(fields, "hold_time_to_live", request.hold_time_to_live, HOLD_TIME_TO_LIVE_MS_MAX)
     fields.raise_if_any()
     spec = catalogue.spec(wire.TYPE_BY_NUMBER[number])
-    fields.violations += domain.payee_violations(spec, request.buyer_id, request.payee_id)
-    fields.violations += domain.method_violations(spec, pay_methods)
+    fields.violations += _type_violations(spec, request, pay_methods, parts)
     fields.raise_if_any()
     return NewTrade(
         trade_type=spec.trade_type,
@@ -53,9 +76,58 @@ def new_trade(request: trade_service_pb2.CreateTradeRequest, catalogue: Catalogu
         currency=request.amount.currency_code,
         amount_minor=request.amount.amount_minor,
         time_to_live_ms=spec.time_to_live_ms if ttl_ms is None else ttl_ms,
+        hold_time_to_live_ms=spec.hold_time_to_live_ms if hold_ms is None else hold_ms,
         lines=lines,
         pay_methods=pay_methods,
+        parts=parts,
+        merged_trade_ids=tuple(request.merged_trade_ids),
     )
+
+
+def _type_violations(
+    spec: TradeTypeSpec,
+    request: trade_service_pb2.CreateTradeRequest,
+    pay_methods: Sequence[PayMethod],
+    parts: Sequence[PartInput],
+) -> list[FieldViolation]:
+    """What does not go with the type, in a request whose fields are each in form."""
+    amount = request.amount
+    found = domain.payee_violations(spec, request.buyer_id, request.payee_id)
+    found += domain.method_violations(spec, pay_methods)
+    found += part_violations(spec, request.payee_id, amount.currency_code, amount.amount_minor, parts)
+    found += merge_violations(spec, request.buyer_id, request.merged_trade_ids)
+    if request.HasField("hold_time_to_live") and spec.settlement is Settlement.IMMEDIATE:
+        found.append(FieldViolation("hold_time_to_live", f"{spec.trade_type} holds nothing"))
+    return found
+
+
+def _parts(fields: Fields, request: trade_service_pb2.CreateTradeRequest) -> list[PartInput]:
+    fields.count("parts", request.parts, 0, PARTS_MAX)
+    found = []
+    for i, part in enumerate(request.parts[:PARTS_MAX]):
+        nested = fields.under(f"parts[{i}]")
+        nested.name("payee_id", part.payee_id, required=False)
+        nested.money("amount", part.amount)
+        if part.merchant_order_no:
+            nested.request_id(part.merchant_order_no, "merchant_order_no")
+        due_at_ms = _time_ms(nested, "due_time", part.due_time) if part.HasField("due_time") else None
+        found.append(
+            PartInput(
+                amount_minor=part.amount.amount_minor,
+                currency=part.amount.currency_code,
+                payee_id=part.payee_id,
+                merchant_order_no=part.merchant_order_no,
+                due_at_ms=due_at_ms,
+            )
+        )
+    return found
+
+
+def _time_ms(fields: Fields, field: str, time: Timestamp) -> int:
+    if not 0 <= time.nanos < 1_000_000_000 or not 0 <= time.seconds < _SECONDS_MAX:
+        fields.fail(field, "is no time of this era")
+        return 0
+    return time.seconds * 1000 + time.nanos // 1_000_000
 
 
 def payment(request: trade_service_pb2.PayTradeRequest) -> list[PayMethod]:
@@ -79,13 +151,34 @@ def check_refund(request: trade_service_pb2.RefundTradeRequest) -> int | None:
     return None if amount is None else amount.amount_minor
 
 
-def check_close(request: trade_service_pb2.CloseTradeRequest) -> None:
-    """A CloseTrade request."""
+def check_ending(request: trade_service_pb2.CloseTradeRequest | trade_service_pb2.VoidTradeRequest) -> None:
+    """A CloseTrade or VoidTrade request."""
     fields = Fields()
     fields.request_id(request.request_id)
     fields.id("trade_id", request.trade_id, "trd")
     fields.text("reason", request.reason, TEXT_MAX)
     fields.raise_if_any()
+
+
+def check_capture(request: trade_service_pb2.CaptureTradeRequest) -> int | None:
+    """The amount a CaptureTrade request asks for; None for all that is held."""
+    fields = Fields()
+    fields.request_id(request.request_id)
+    fields.id("trade_id", request.trade_id, "trd")
+    amount = fields.money("amount", request.amount, required=False)
+    fields.raise_if_any()
+    return None if amount is None else amount.amount_minor
+
+
+def check_reprice(request: trade_service_pb2.RepriceTradeRequest) -> Money:
+    """What a RepriceTrade request says the trade costs now."""
+    fields = Fields()
+    fields.request_id(request.request_id)
+    fields.id("trade_id", request.trade_id, "trd")
+    fields.money("amount", request.amount)
+    fields.text("reason", request.reason, TEXT_MAX)
+    fields.raise_if_any()
+    return request.amount
 
 
 def check_trade_id(trade_id: str) -> str:
@@ -124,13 +217,19 @@ def _pay_methods(fields: Fields, methods: Sequence[trade_pb2.PayMethod], minimum
 
 def _pay_method(fields: Fields, method: trade_pb2.PayMethod) -> PayMethod:
     tool, token = Tool.BALANCE, ""
-    kind = method.WhichOneof("tool")
-    if kind is None:
-        fields.fail("tool", "required")
-    elif kind == "card":
-        tool, token = Tool.CARD, _token(fields, "card.card_token", method.card.card_token)
-    elif kind == "bank":
-        tool, token = Tool.BANK, _token(fields, "bank.bank_token", method.bank.bank_token)
+    match method.WhichOneof("tool"):
+        case None:
+            fields.fail("tool", "required")
+        case "card":
+            tool, token = Tool.CARD, _token(fields, "card.card_token", method.card.card_token)
+        case "bank":
+            tool, token = Tool.BANK, _token(fields, "bank.bank_token", method.bank.bank_token)
+        case "wallet":
+            tool, token = Tool.WALLET, _token(fields, "wallet.wallet_token", method.wallet.wallet_token)
+        case "coupon":
+            tool, token = Tool.COUPON, fields.id("coupon.coupon_id", method.coupon.coupon_id, "cpn")
+        case "points":
+            tool = Tool.POINTS
     amount = fields.money("amount", method.amount, required=False)
     if amount is None:
         return PayMethod(tool, token)
@@ -145,8 +244,8 @@ def _token(fields: Fields, field: str, token: str) -> str:
     return token
 
 
-def _time_to_live_ms(fields: Fields, duration: Duration) -> int:
+def _duration_ms(fields: Fields, field: str, duration: Duration, ms_max: int) -> int:
     ms = duration.seconds * 1000 + duration.nanos // 1_000_000
-    if not 0 <= duration.nanos < 1_000_000_000 or not TIME_TO_LIVE_MS_MIN <= ms <= TIME_TO_LIVE_MS_MAX:
-        fields.fail("time_to_live", "must be 1 second to 30 days")
+    if not 0 <= duration.nanos < 1_000_000_000 or not TIME_TO_LIVE_MS_MIN <= ms <= ms_max:
+        fields.fail(field, f"must be 1 second to {ms_max // 86_400_000} days")
     return ms

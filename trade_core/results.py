@@ -1,8 +1,8 @@
-"""The commands that end a pay attempt, whichever way the news comes: by event, as the reply, or by asking."""
+"""The commands that take the news of a payment, whichever way it comes: by event, as the reply, or by asking."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -10,18 +10,19 @@ from paykit.errors import FailedPrecondition, NotFound
 from paykit.ids import slot_in
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
+from trade_core import attempts, holds, wire
 from trade_core import trade as domain
-from trade_core import wire
-from trade_core.commands import TRADE_FAILED, TRADE_PAID, Policy
-from trade_core.payments import PaymentResult
+from trade_core.part_rows import part_keys
+from trade_core.payments import PaymentOutcome, PaymentResult
+from trade_core.steps import TRADE_CREATED, Policy, due_at_ms, open_attempts, required
 from trade_core.tables import PayAttempt, Trade
-from trade_core.trade import ATTEMPT, TRADE, AttemptState, TradeState
-from trade_core.types import TradeType
+from trade_core.trade import AttemptState, TradeState
+from trade_core.types import Settlement
 from trade_core.wire import TradeView
 
 
 class AttemptCommand(Command[TradeView | None]):
-    """What the commands on one attempt read: the attempt, its trade, and the trade a refund gives back.
+    """What the commands on one attempt read: the attempt, its trade, and what else of the order hangs on it.
 
     The result is None where the same message was taken before.
     """
@@ -38,8 +39,11 @@ class AttemptCommand(Command[TradeView | None]):
             return
         yield key(Trade, attempt.trade_id)
         trade = rows.get(Trade, attempt.trade_id)
-        if trade is not None and trade.parent_trade_id:
-            yield key(Trade, trade.parent_trade_id)
+        if trade is None:
+            return
+        yield from part_keys(rows, trade)
+        if trade.open_attempt_count > 1 or (trade.open_attempt_count and attempt.state != AttemptState.PAYING):
+            yield key(PayAttempt, trade.id, "trade_id")
 
     def load(self, work: Work) -> tuple[Trade, PayAttempt]:
         """The attempt and its trade; NotFound where the payment names an attempt that does not exist."""
@@ -52,7 +56,7 @@ class AttemptCommand(Command[TradeView | None]):
 
 
 class ApplyPaymentResult(AttemptCommand):
-    """Takes how a payment ended. The same result again changes nothing; another one is refused, never ignored."""
+    """Takes where a payment rests. Old news changes nothing; a contradiction is refused, never ignored."""
 
     def __init__(self, origin: Origin, policy: Policy, result: PaymentResult) -> None:
         super().__init__(origin, policy, result.attempt_id)
@@ -61,47 +65,62 @@ class ApplyPaymentResult(AttemptCommand):
     def decide(self, work: Work) -> TradeView:
         trade, attempt = self.load(work)
         result = self.result
-        if (result.currency, result.amount_minor) != (trade.currency, trade.amount_minor):
+        if (result.currency, result.amount_minor) != (trade.currency, domain.asked_for(trade, attempt)):
             raise FailedPrecondition(
-                f"payment {result.payment_id} is not of the amount of trade {trade.id}",
+                f"payment {result.payment_id} is not of the amount of attempt {attempt.id}",
                 reason="PAYMENT_MISMATCH",
                 subject=trade.id,
                 metadata={"payment_id": result.payment_id},
             )
-        outcome = AttemptState.EFFECTIVE if result.is_success else AttemptState.FAILED
-        if ATTEMPT.is_terminal(attempt.state):
-            is_same = attempt.state == outcome and (not result.is_success or attempt.payment_id == result.payment_id)
-            if not is_same:
-                raise _conflict(trade, attempt, f"payment {result.payment_id} says {outcome}")
+        if attempt.payment_id not in ("", result.payment_id):
+            raise _conflict(trade, attempt, f"payment {result.payment_id} says {result.outcome}")
+        if result.version < attempt.payment_version:
             return TradeView(trade, attempts=[attempt])
-        _check_current(trade, attempt)
-        if not result.is_success:
-            return _fail(work, self.policy, trade, attempt, result.payment_id, result.failure_reason)
-        return self._succeed(work, trade, attempt)
-
-    def _succeed(self, work: Work, trade: Trade, attempt: PayAttempt) -> TradeView:
-        attempt = work.update(
-            ATTEMPT.move(
-                attempt, AttemptState.EFFECTIVE, payment_id=self.result.payment_id, finished_at_ms=work.now_ms
-            ),
-            parent_id=trade.id,
-        )
-        may_be_refunded = TradeType.REFUND in self.policy.catalogue.spec(trade.trade_type).follow_ups
-        trade = work.update(
-            TRADE.move(
-                trade,
-                TradeState.PAID,
-                paid_at_ms=work.now_ms,
-                refundable_minor=trade.amount_minor if may_be_refunded else 0,
-                due_at_ms=None,
-            )
-        )
-        parent = _parent(work, trade)
-        if parent is not None:
-            settled = domain.settle_refund(parent, trade.amount_minor)
-            work.update(settled, note=f"refund of {trade.amount_minor} done")
-        work.publish(TRADE_PAID, wire.event(trade, attempt))
+        if attempt.state == AttemptState.PAYING:
+            return self._end(work, trade, attempt)
+        if attempt.state == AttemptState.AUTHORIZED:
+            return holds.settle(work, self.policy, trade, attempt, result)
+        if not _is_known(attempt, result):
+            raise _conflict(trade, attempt, f"payment {result.payment_id} says {result.outcome}")
         return TradeView(trade, attempts=[attempt])
+
+    def _end(self, work: Work, trade: Trade, attempt: PayAttempt) -> TradeView:
+        policy, result = self.policy, self.result
+        settlement = policy.catalogue.spec(trade.trade_type).settlement
+        match result.outcome:
+            case PaymentOutcome.SUCCEEDED:
+                is_wanted = attempts.is_wanted(work, policy, trade, attempt, settlement)
+                take = attempts.pay if is_wanted else attempts.give_back_unwanted
+                return take(work, policy, trade, attempt, result)
+            case PaymentOutcome.AUTHORIZED:
+                if settlement is Settlement.IMMEDIATE:
+                    raise _conflict(trade, attempt, f"payment {result.payment_id} is held")
+                is_wanted = attempts.is_wanted(work, policy, trade, attempt, settlement)
+                take = holds.authorize if is_wanted else attempts.let_go_unwanted
+                return take(work, policy, trade, attempt, result)
+        is_voided = result.outcome is PaymentOutcome.VOIDED
+        return attempts.fail(
+            work,
+            policy,
+            trade,
+            attempt,
+            payment_id=result.payment_id,
+            reason=attempts.VOIDED if is_voided else result.failure_reason,
+            version=result.version,
+            is_voided=is_voided,
+        )
+
+
+# What an ended attempt may hear again. What was held too late was let go: it is VOIDED, or says that it was held.
+_KNOWN = {
+    AttemptState.EFFECTIVE: {PaymentOutcome.SUCCEEDED},
+    AttemptState.FAILED: {PaymentOutcome.FAILED, PaymentOutcome.VOIDED},
+    AttemptState.RETURNED: {PaymentOutcome.SUCCEEDED, PaymentOutcome.AUTHORIZED, PaymentOutcome.VOIDED},
+}
+
+
+def _is_known(attempt: PayAttempt, result: PaymentResult) -> bool:
+    return result.outcome in _KNOWN[AttemptState(attempt.state)]
 
 
 class PaymentRefused(AttemptCommand):
@@ -113,65 +132,49 @@ class PaymentRefused(AttemptCommand):
 
     def decide(self, work: Work) -> TradeView:
         trade, attempt = self.load(work)
-        if attempt.payment_id or attempt.state == AttemptState.EFFECTIVE:
+        if attempt.payment_id or attempt.state not in (AttemptState.PAYING, AttemptState.FAILED):
             raise _conflict(trade, attempt, f"pay_core refused the call: {self.reason}")
         if attempt.state == AttemptState.FAILED:
             return TradeView(trade, attempts=[attempt])
-        _check_current(trade, attempt)
-        return _fail(work, self.policy, trade, attempt, "", self.reason)
+        return attempts.fail(work, self.policy, trade, attempt, payment_id="", reason=self.reason)
 
 
-class AskLater(AttemptCommand):
-    """Takes that the payment is not known to have ended: pay_core is asked again, later each time."""
+class AskLater(Command[TradeView | None]):
+    """Takes that payments of a trade are not known to have ended: pay_core is asked again, later each time."""
 
-    def __init__(self, origin: Origin, policy: Policy, attempt_id: str, payment_id: str) -> None:
-        """``payment_id`` is empty where pay_core knows no payment yet, or did not answer."""
-        super().__init__(origin, policy, attempt_id)
-        self.payment_id = payment_id
+    def __init__(self, origin: Origin, policy: Policy, trade_id: str, payment_ids: Mapping[str, str]) -> None:
+        """``payment_ids``: by attempt, where pay_core knows a payment."""
+        super().__init__(slot_in(trade_id), origin)
+        self.policy = policy
+        self.trade_id = trade_id
+        self.payment_ids = payment_ids
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(Trade, self.trade_id)
+        yield key(PayAttempt, self.trade_id, "trade_id")
 
     def decide(self, work: Work) -> TradeView:
-        trade, attempt = self.load(work)
-        if trade.state != TradeState.PAYING or trade.attempt_id != attempt.id:
-            return TradeView(trade, attempts=[attempt])  # the result came first
-        if self.payment_id and not attempt.payment_id:
-            known = msgspec.structs.replace(attempt, payment_id=self.payment_id)
-            attempt = work.update(known, parent_id=trade.id, note=f"is paid by {self.payment_id}")
-        asked = trade.ask_count + 1
-        delay_ms = domain.ask_delay_ms(asked, self.policy.ask_after_ms, self.policy.ask_after_ms_max)
-        trade = work.update(msgspec.structs.replace(trade, ask_count=asked, due_at_ms=work.now_ms + delay_ms))
-        return TradeView(trade, attempts=[attempt])
+        trade = required(work, self.trade_id)
+        waiting = open_attempts(work, trade)
+        if not waiting and trade.state != TradeState.SETTLING:
+            return TradeView(trade)  # the result came first
+        is_first = trade.ask_count == 0 and trade.state == TradeState.PAYING
+        known = [self._learn(work, trade, attempt) for attempt in waiting]
+        asked = msgspec.structs.replace(trade, ask_count=trade.ask_count + 1)
+        is_waiting = bool(known) and domain.is_waiting_for_customer(known)
+        due_ms = due_at_ms(self.policy, asked, work.now_ms, is_waiting=is_waiting)
+        trade = work.update(msgspec.structs.replace(asked, due_at_ms=due_ms))
+        if is_first and any(attempt.created_at_ms == trade.created_at_ms for attempt in known):
+            # It was to be paid at once and nothing was told of it: now there is something to tell.
+            work.publish(TRADE_CREATED, wire.event(trade))
+        return TradeView(trade, attempts=known)
 
-
-def _parent(work: Work, trade: Trade) -> Trade | None:
-    """The trade a refund gives back; None for any other type."""
-    if not trade.parent_trade_id:
-        return None
-    parent = work.get(Trade, trade.parent_trade_id)
-    assert parent is not None, f"{trade.id} gives back a trade that does not exist"
-    return parent
-
-
-def _fail(work: Work, policy: Policy, trade: Trade, attempt: PayAttempt, payment_id: str, reason: str) -> TradeView:
-    """Ends an attempt that took nothing. A retryable trade may be paid again; any other fails with it."""
-    failed = ATTEMPT.move(
-        attempt, AttemptState.FAILED, payment_id=payment_id, failure_reason=reason[:64], finished_at_ms=work.now_ms
-    )
-    attempt = work.update(failed, parent_id=trade.id, note=reason)
-    if policy.catalogue.spec(trade.trade_type).is_retryable:
-        reopened = TRADE.move(trade, TradeState.CREATED, reason=reason[:64], due_at_ms=trade.expires_at_ms)
-        return TradeView(work.update(reopened, note=reason), attempts=[attempt])
-    trade = work.update(TRADE.move(trade, TradeState.FAILED, reason=reason[:64], due_at_ms=None), note=reason)
-    parent = _parent(work, trade)
-    if parent is not None:
-        work.update(domain.release_refund(parent, trade.amount_minor), note=f"refund of {trade.amount_minor} failed")
-    work.publish(TRADE_FAILED, wire.event(trade, attempt))
-    return TradeView(trade, attempts=[attempt])
-
-
-def _check_current(trade: Trade, attempt: PayAttempt) -> None:
-    """An attempt under way is its trade's latest: it ends before another begins. Anything else must not be lost."""
-    if trade.state != TradeState.PAYING or trade.attempt_id != attempt.id:
-        raise _conflict(trade, attempt, "it is not the trade's current one")
+    def _learn(self, work: Work, trade: Trade, attempt: PayAttempt) -> PayAttempt:
+        payment_id = self.payment_ids.get(attempt.id, "")
+        if not payment_id or attempt.payment_id:
+            return attempt
+        known = msgspec.structs.replace(attempt, payment_id=payment_id)
+        return work.update(known, parent_id=trade.id, note=f"is paid by {payment_id}")
 
 
 def _conflict(trade: Trade, attempt: PayAttempt, what: str) -> FailedPrecondition:

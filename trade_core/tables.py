@@ -42,10 +42,11 @@ class Trade(Row, frozen=True, kw_only=True):
     part_paid_count: Small = 0
     open_attempt_count: Small = 0  # attempts under way
     group_trade_id: Id = ""  # the merged payment that is paying it just now; empty otherwise
-    purpose: Code = ""  # of a refund nobody asked for: DUPLICATE or LATE
-    repairs_attempt_id: Id = ""  # of such a refund: the attempt whose money it gives back
+    purpose: Code = ""  # of a refund nobody asked for, which is tried until it is done: DUPLICATE or LATE
+    repairs_attempt_id: Id = ""  # of such a refund: the attempt it gives back, which did not pay the parent
     hold_time_to_live_ms: Millis = 0  # of AUTHORIZE and ESCROW types
     hold_expires_at_ms: Millis | None = None
+    settle_count: Small = 0  # captures and voids begun; numbers their request ids
 
 
 @mapped(metadata, "trade_line", index=[("trade_id",)])

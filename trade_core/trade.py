@@ -13,8 +13,8 @@ import msgspec
 
 from paykit.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from paykit.state_machine import StateMachine
-from trade_core.tables import Trade
-from trade_core.types import PayeeKind, Tool, TradeTypeSpec
+from trade_core.tables import PayAttempt, Trade
+from trade_core.types import CUSTOMER_TOOLS, OUTSIDE_TOOLS, PayeeKind, Tool, TradeTypeSpec
 
 
 class TradeState(StrEnum):
@@ -25,6 +25,9 @@ class TradeState(StrEnum):
     PAID = "PAID"
     FAILED = "FAILED"
     CLOSED = "CLOSED"
+    AUTHORIZED = "AUTHORIZED"
+    SETTLING = "SETTLING"
+    PARTIALLY_PAID = "PARTIALLY_PAID"
 
 
 class AttemptState(StrEnum):
@@ -33,6 +36,8 @@ class AttemptState(StrEnum):
     PAYING = "PAYING"
     EFFECTIVE = "EFFECTIVE"
     FAILED = "FAILED"
+    AUTHORIZED = "AUTHORIZED"
+    RETURNED = "RETURNED"
 
 
 class RelationKind(StrEnum):
@@ -43,6 +48,14 @@ class RelationKind(StrEnum):
     REFUND_OF = "REFUND_OF"
     REPAIR_OF = "REPAIR_OF"
     DUPLICATE_OF = "DUPLICATE_OF"
+    INSTALMENT_OF = "INSTALMENT_OF"
+
+
+class Purpose(StrEnum):
+    """Why a refund was made that nobody asked for."""
+
+    DUPLICATE = "DUPLICATE"
+    LATE = "LATE"
 
 
 TRADE = StateMachine(
@@ -50,28 +63,45 @@ TRADE = StateMachine(
     TradeState,
     TradeState.CREATED,
     {
-        TradeState.CREATED: frozenset({TradeState.PAYING, TradeState.CLOSED}),
-        TradeState.PAYING: frozenset({TradeState.PAID, TradeState.FAILED, TradeState.CREATED}),
+        # PAID without PAYING: a part that is paid together with others.
+        TradeState.CREATED: frozenset(
+            {TradeState.PAYING, TradeState.PARTIALLY_PAID, TradeState.PAID, TradeState.CLOSED}
+        ),
+        TradeState.PAYING: frozenset(
+            {TradeState.PAID, TradeState.FAILED, TradeState.CREATED, TradeState.AUTHORIZED, TradeState.CLOSED}
+        ),
+        # PAID or CLOSED without SETTLING: pay_core captures when asked by others, and voids at expiry by itself.
+        TradeState.AUTHORIZED: frozenset({TradeState.SETTLING, TradeState.PAID, TradeState.CLOSED}),
+        TradeState.SETTLING: frozenset({TradeState.PAID, TradeState.AUTHORIZED, TradeState.CLOSED}),
+        TradeState.PARTIALLY_PAID: frozenset({TradeState.PAID, TradeState.CLOSED}),
+        TradeState.CLOSED: frozenset({TradeState.PAID}),  # a late success of a type that re-opens
         TradeState.PAID: frozenset(),
         TradeState.FAILED: frozenset(),
-        TradeState.CLOSED: frozenset(),
     },
 )
+OVER = frozenset({TradeState.PAID, TradeState.FAILED, TradeState.CLOSED})
 
 ATTEMPT = StateMachine(
     "pay_attempt",
     AttemptState,
     AttemptState.PAYING,
     {
-        AttemptState.PAYING: frozenset({AttemptState.EFFECTIVE, AttemptState.FAILED}),
+        AttemptState.PAYING: frozenset(
+            {AttemptState.EFFECTIVE, AttemptState.FAILED, AttemptState.AUTHORIZED, AttemptState.RETURNED}
+        ),
+        AttemptState.AUTHORIZED: frozenset({AttemptState.EFFECTIVE, AttemptState.FAILED}),
         AttemptState.EFFECTIVE: frozenset(),
         AttemptState.FAILED: frozenset(),
+        AttemptState.RETURNED: frozenset(),
     },
 )
 
 
 class PayMethod(msgspec.Struct, frozen=True):
-    """What pays, or receives. ``token`` is empty for the balance; ``amount_minor`` None pays the rest."""
+    """What pays, or receives. ``amount_minor`` None pays the rest.
+
+    ``token`` is the vault token of an outside tool, the id of a coupon, and empty for balance and points.
+    """
 
     tool: Tool
     token: str = ""
@@ -98,9 +128,13 @@ def method_violations(spec: TradeTypeSpec, methods: Sequence[PayMethod]) -> list
     for i, method in enumerate(methods):
         if method.tool not in spec.tools:
             found.append(FieldViolation(f"pay_methods[{i}]", f"{spec.trade_type} does not take {method.tool}"))
-    if sum(method.tool is Tool.BALANCE for method in methods) > 1:
-        found.append(FieldViolation("pay_methods", "the balance can be given once"))
-    if sum(method.tool is not Tool.BALANCE for method in methods) > spec.outside_max:
+    for tool in (Tool.BALANCE, Tool.POINTS):
+        if sum(method.tool is tool for method in methods) > 1:
+            found.append(FieldViolation("pay_methods", f"{tool} can be given once"))
+    coupons = [method.token for method in methods if method.tool is Tool.COUPON]
+    if len(set(coupons)) < len(coupons):
+        found.append(FieldViolation("pay_methods", "a coupon can be given once"))
+    if sum(method.tool in OUTSIDE_TOOLS for method in methods) > spec.outside_max:
         found.append(FieldViolation("pay_methods", f"{spec.trade_type} takes at most {spec.outside_max} from outside"))
     if sum(method.amount_minor is None for method in methods) > 1:
         found.append(FieldViolation("pay_methods", "at most one may leave its amount out"))
@@ -130,6 +164,35 @@ def split(amount_minor: int, currency: str, methods: Sequence[PayMethod]) -> lis
     rest = amount_minor - given
     shares = [Share(m.tool, m.token, rest if m.amount_minor is None else m.amount_minor) for m in methods]
     return sorted(shares, key=lambda share: share.tool is not Tool.BALANCE)
+
+
+def awaits_customer(methods: Sequence[PayMethod]) -> bool:
+    """Whether an attempt by these waits for the customer only: something outside pays, and each such confirms there."""
+    outside = [method.tool for method in methods if method.tool in OUTSIDE_TOOLS]
+    return bool(outside) and all(tool in CUSTOMER_TOOLS for tool in outside)
+
+
+# Attempts
+
+
+def is_waiting_for_customer(open_attempts: Sequence[PayAttempt]) -> bool:
+    """Whether nothing unknown hangs on a trade being paid: each attempt under way waits for the customer only."""
+    return all(attempt.awaits_customer for attempt in open_attempts)
+
+
+def open_among(attempts: Sequence[PayAttempt]) -> list[PayAttempt]:
+    """The attempts that are under way."""
+    return [attempt for attempt in attempts if attempt.state == AttemptState.PAYING]
+
+
+def asked_for(trade: Trade, attempt: PayAttempt) -> int:
+    """How much an attempt pays; rows made before attempts knew it pay the whole trade."""
+    return attempt.amount_minor or trade.amount_minor
+
+
+def held_minor(trade: Trade) -> int:
+    """How much of an AUTHORIZED trade is still held."""
+    return trade.amount_minor - trade.paid_minor
 
 
 # Order numbers, parties and time
@@ -162,9 +225,19 @@ def is_expired(trade: Trade, now_ms: int) -> bool:
     return trade.expires_at_ms is not None and now_ms >= trade.expires_at_ms
 
 
+def is_hold_expired(trade: Trade, now_ms: int) -> bool:
+    """Whether held money is to be captured or voided by itself."""
+    return trade.hold_expires_at_ms is not None and now_ms >= trade.hold_expires_at_ms
+
+
 def ask_delay_ms(ask_count: int, first_ms: int, max_ms: int) -> int:
     """How long to wait before asking pay_core (again): doubles with each time, up to ``max_ms``."""
     return min(first_ms << min(ask_count, 16), max_ms)
+
+
+def repair_delay_ms(attempt_count: int) -> int:
+    """How long a repair that failed ``attempt_count`` times waits: 2 s doubling to an hour. It never gives up."""
+    return min(2_000 << min(attempt_count - 1, 16), 3_600_000)
 
 
 # Giving back: refunded + refundable never exceeds the amount, and neither is ever below zero

@@ -65,13 +65,19 @@ def trade(view: TradeView) -> trade_pb2.Trade:
         create_time=timestamp(row.created_at_ms),
         version=row.version,
         lines=[_line(line) for line in view.lines],
-        attempts=[attempt(item) for item in view.attempts],
+        attempts=[attempt(item, row.currency) for item in view.attempts],
         relations=[_relation(item) for item in view.relations],
+        paid_minor=row.paid_minor,
+        group_trade_id=row.group_trade_id,
+        parent_trade_id=row.parent_trade_id,
+        purpose=row.purpose,
     )
     if row.paid_at_ms is not None:
         message.paid_time.CopyFrom(timestamp(row.paid_at_ms))
     if row.expires_at_ms is not None:
         message.expire_time.CopyFrom(timestamp(row.expires_at_ms))
+    if row.hold_expires_at_ms is not None:
+        message.hold_expire_time.CopyFrom(timestamp(row.hold_expires_at_ms))
     return message
 
 
@@ -80,14 +86,16 @@ def _line(row: TradeLine) -> trade_pb2.TradeLine:
     return trade_pb2.TradeLine(sku=row.sku, title=row.title, quantity=row.quantity, unit_price=price)
 
 
-def attempt(row: PayAttempt) -> trade_pb2.PayAttempt:
-    """One attempt to pay."""
+def attempt(row: PayAttempt, currency: str) -> trade_pb2.PayAttempt:
+    """One attempt to pay; ``currency`` is its trade's."""
     return trade_pb2.PayAttempt(
         attempt_id=row.id,
         attempt_no=row.attempt_no,
         state=ATTEMPT_STATE[row.state],
         payment_id=row.payment_id,
         failure_reason=row.failure_reason,
+        amount=Money(currency_code=currency, amount_minor=row.amount_minor),
+        awaits_customer=bool(row.awaits_customer),
     )
 
 
@@ -101,7 +109,7 @@ def _relation(row: TradeRelation) -> trade_pb2.TradeRelation:
 
 
 def event(row: Trade, attempt_: PayAttempt | None = None) -> TradeEvent:
-    """What is published about a trade that ended; ``attempt_`` is the one that ended it, where one did."""
+    """What is published about a trade that changed; ``attempt_`` is the one that did it, where one did."""
     attempts = [] if attempt_ is None else [attempt_]
     payment_id = "" if attempt_ is None else attempt_.payment_id
     return TradeEvent(trade=trade(TradeView(row, attempts=attempts)), payment_id=payment_id)

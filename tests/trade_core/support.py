@@ -15,22 +15,25 @@ from paykit.store.store import Store
 from paykit.store.system import CommandRecord, Outbox
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.pay.v1 import payment_pb2
-from trade_core.commands import CreateTrade, LineInput, NewTrade, PayTrade, Policy, RefundTrade
+from trade_core.catalogue import load
+from trade_core.commands import CreateTrade, PayTrade
 from trade_core.payments import PaymentResult, result_of
+from trade_core.refunds import RefundTrade
 from trade_core.results import ApplyPaymentResult
+from trade_core.steps import LineInput, NewTrade, Policy
 from trade_core.tables import PayAttempt, Trade, TradeLine, TradeRelation
 from trade_core.trade import PayMethod
-from trade_core.types import Tool, TradeType, load
+from trade_core.types import Tool, TradeType
 from trade_core.wire import TradeView
 
-CHANNELS = {"card": "sandbox_card", "bank": "sandbox_bank"}
-POLICY = Policy(load(CHANNELS), ask_after_ms=5_000, ask_after_ms_max=60_000)
+POLICY = Policy(load(), ask_after_ms=5_000, ask_after_ms_max=60_000)
 BUYER = "user.alice"
 MERCHANT = "merchant.shop"
 SLOT = slot_of(BUYER)
 NOW_MS = 1_700_000_000_000
 CARD = PayMethod(Tool.CARD, "tok_visa")
 BALANCE = PayMethod(Tool.BALANCE)
+WALLET = PayMethod(Tool.WALLET, "tok_wallet")
 ALL_TABLES = (Trade, TradeLine, TradeRelation, PayAttempt, Outbox, CommandRecord)
 
 _numbers = itertools.count(1)
@@ -117,9 +120,9 @@ def a_payment(
     return payment_pb2.Payment(**(fields | changes))
 
 
-def a_result(attempt_id: str, is_success: bool = True, amount_minor: int = 1000) -> PaymentResult:
+def a_result(attempt_id: str, is_success: bool = True, amount_minor: int = 1000, **changes: Any) -> PaymentResult:
     """How such a payment ended."""
-    result = result_of(a_payment(attempt_id, is_success, amount_minor))
+    result = result_of(a_payment(attempt_id, is_success, amount_minor, **changes))
     assert result is not None
     return result
 

@@ -26,19 +26,22 @@ from tests.trade_core.support import (
     an_origin,
     fresh,
 )
-from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade, RefundTrade
+from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade
+from trade_core.refunds import RefundTrade
 from trade_core.trade import PayMethod
 from trade_core.types import Tool, TradeType
 
 
-async def test_an_order_without_pay_methods_is_created_and_nothing_leaves(bench: Bench) -> None:
+async def test_an_order_without_pay_methods_is_created_and_told(bench: Bench) -> None:
     view = await bench.create(merchant_order_no=fresh("order"))
     stored = await bench.trade(view.trade.id)
     assert stored == view.trade
     assert (stored.state, stored.version, stored.due_at_ms) == ("CREATED", 1, NOW_MS + 1_800_000)
     assert slot_in(stored.id) == stored.slot == SLOT
     assert [(line.line_no, line.sku, line.quantity) for line in view.lines] == [(1, "sku-1", 2)]
-    assert await bench.outbox(stored.id) == []
+    (event,) = await bench.outbox(stored.id)
+    assert event.destination == "trade.trade_created"
+    assert TradeEvent.FromString(event.body).trade.version == 1
 
 
 async def test_an_order_with_pay_methods_is_being_paid_at_once(bench: Bench) -> None:
@@ -58,7 +61,9 @@ async def test_an_order_with_pay_methods_is_being_paid_at_once(bench: Bench) -> 
         ("balance", 300),
         ("channel", 700),
     ]
-    assert request.fundings[1].channel == payment_pb2.ChannelFunding(channel="sandbox_card", token="tok_visa")
+    assert request.fundings[1].channel == payment_pb2.ChannelFunding(
+        instrument=payment_pb2.INSTRUMENT_CARD, token="tok_visa"
+    )
     assert [(p.owner_id, p.account_kind) for p in request.payees] == [(MERCHANT, payment_pb2.ACCOUNT_KIND_MERCHANT)]
 
 
@@ -78,10 +83,13 @@ async def test_a_type_maps_to_its_payment_operation(
     assert row.destination == f"/paymesh.pay.v1.PayService/{call}"
     if call == "Recharge":
         recharge = pay_service_pb2.RechargeRequest.FromString(row.body)
-        assert (recharge.owner_id, recharge.funding.channel.channel) == (BUYER, "sandbox_card")
+        assert (recharge.owner_id, recharge.funding.channel.instrument) == (BUYER, payment_pb2.INSTRUMENT_CARD)
     elif call == "Withdraw":
         withdraw = pay_service_pb2.WithdrawRequest.FromString(row.body)
-        assert (withdraw.owner_id, withdraw.destination.channel.channel) == (BUYER, "sandbox_bank")
+        assert (withdraw.owner_id, withdraw.destination.channel.instrument) == (
+            BUYER,
+            payment_pb2.INSTRUMENT_BANK_ACCOUNT,
+        )
     else:
         (payee,) = pay_service_pb2.TransferRequest.FromString(row.body).payees
         assert (payee.owner_id, payee.account_kind) == ("user.bob", payment_pb2.ACCOUNT_KIND_USER)
@@ -133,7 +141,7 @@ async def test_unknown_trades_are_not_found_and_nothing_is_written(bench: Bench)
     commands = [
         PayTrade(an_origin(), POLICY, unknown, [CARD]),
         RefundTrade(an_origin(), POLICY, unknown, "", None, ""),
-        CloseTrade(an_origin(), unknown, ""),
+        CloseTrade(an_origin(), POLICY, unknown, ""),
     ]
     for command in commands:
         with pytest.raises(NotFound) as caught:
@@ -146,7 +154,7 @@ async def test_only_a_created_trade_is_paid_or_closed(bench: Bench) -> None:
     paying = (await bench.create(pay_methods=(CARD,))).trade
     paid = (await bench.paid()).trade
     closed = (await bench.create()).trade
-    closed = (await bench.store.run(CloseTrade(an_origin(), closed.id, "changed my mind"))).trade
+    closed = (await bench.store.run(CloseTrade(an_origin(), POLICY, closed.id, "changed my mind"))).trade
     assert (closed.state, closed.reason, closed.note, closed.due_at_ms) == (
         "CLOSED",
         "CLOSED_BY_CALLER",
@@ -155,13 +163,12 @@ async def test_only_a_created_trade_is_paid_or_closed(bench: Bench) -> None:
     )
     before = await bench.counts()
     for trade in (paying, paid, closed):
-        for command in (PayTrade(an_origin(), POLICY, trade.id, [CARD]), CloseTrade(an_origin(), trade.id, "")):
+        for command in (PayTrade(an_origin(), POLICY, trade.id, [CARD]), CloseTrade(an_origin(), POLICY, trade.id, "")):
             with pytest.raises(FailedPrecondition) as caught:
                 await bench.store.run(command)
             assert (caught.value.reason, caught.value.subject) == ("ILLEGAL_STATE", trade.id)
     assert await bench.counts() == before
-    (event,) = await bench.outbox(closed.id)
-    assert event.destination == "trade.trade_closed"
+    (event,) = [row for row in await bench.outbox(closed.id) if row.destination == "trade.trade_closed"]
     assert TradeEvent.FromString(event.body).trade.trade_id == closed.id
 
 
@@ -186,22 +193,23 @@ async def test_two_payments_at_once_make_one_attempt(bench: Bench) -> None:
 
 async def test_a_trade_expires_once_its_time_is_up_and_not_before(bench: Bench) -> None:
     trade = (await bench.create(time_to_live_ms=1_000)).trade
-    assert await bench.store.run(ExpireTrade(an_origin(), trade.id)) is None
+    assert await bench.store.run(ExpireTrade(an_origin(), POLICY, trade.id)) is None
     bench.clock.advance(1_000)
     with pytest.raises(FailedPrecondition) as caught:
         await bench.pay(trade.id)
     assert caught.value.reason == "TRADE_EXPIRED"
-    view = await bench.store.run(ExpireTrade(an_origin(), trade.id))
+    view = await bench.store.run(ExpireTrade(an_origin(), POLICY, trade.id))
     assert view is not None
     assert (view.trade.state, view.trade.reason) == ("CLOSED", "EXPIRED")
-    assert await bench.store.run(ExpireTrade(an_origin(), trade.id)) is None
-    assert [row.destination for row in await bench.outbox(view.trade.id)] == ["trade.trade_closed"]
+    assert await bench.store.run(ExpireTrade(an_origin(), POLICY, trade.id)) is None
+    told = sorted(row.destination for row in await bench.outbox(view.trade.id))
+    assert told == ["trade.trade_closed", "trade.trade_created"]
 
 
 async def test_a_trade_being_paid_does_not_expire(bench: Bench) -> None:
     trade = (await bench.create(time_to_live_ms=1_000, pay_methods=(CARD,))).trade
     bench.clock.advance(10_000)
-    assert await bench.store.run(ExpireTrade(an_origin(), trade.id)) is None
+    assert await bench.store.run(ExpireTrade(an_origin(), POLICY, trade.id)) is None
     assert (await bench.trade(trade.id)).state == "PAYING"
 
 

@@ -15,8 +15,9 @@ from paykit.store.row import Row
 from paykit.store.system import CommandRecord, Outbox
 from paymesh.event.v1.events_pb2 import TradeEvent
 from tests.trade_core.support import NOW_MS, POLICY, a_context, a_payment, an_order, an_origin, fresh
-from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade, RefundTrade
+from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade
 from trade_core.payments import REQUESTS, result_of
+from trade_core.refunds import RefundTrade
 from trade_core.results import ApplyPaymentResult, AskLater, PaymentRefused
 from trade_core.tables import PayAttempt, Trade
 from trade_core.trade import ATTEMPT, TRADE, PayMethod

@@ -162,14 +162,14 @@ async def test_asking_later_backs_off_keeps_the_payment_and_stops_with_the_resul
     payment_id = new_id("pay", SLOT, NOW_MS)
     waits_ms = []
     for known in ("", payment_id, payment_id, "", "", ""):
-        view = await bench.store.run(AskLater(Origin.timer(a_context()), POLICY, trade.attempt_id, known))
+        view = await bench.store.run(AskLater(Origin.timer(a_context()), POLICY, trade.id, {trade.attempt_id: known}))
         assert view is not None
         assert view.trade.due_at_ms is not None
         waits_ms.append(view.trade.due_at_ms - NOW_MS)
     assert waits_ms == [10_000, 20_000, 40_000, 60_000, 60_000, 60_000]
     assert (await bench.attempts(trade.id))[0].payment_id == payment_id
-    result = a_result(trade.attempt_id)
+    result = a_result(trade.attempt_id, payment_id=payment_id)
     paid = (await bench.apply(result)).trade
-    late = await bench.store.run(AskLater(Origin.timer(a_context()), POLICY, trade.attempt_id, payment_id))
+    late = await bench.store.run(AskLater(Origin.timer(a_context()), POLICY, trade.id, {trade.attempt_id: payment_id}))
     assert late is not None
     assert late.trade == paid

@@ -15,12 +15,13 @@ from paymesh.trade.v1 import trade_pb2
 from tests.trade_core.support import a_trade_row
 from trade_core import trade as domain
 from trade_core import wire
+from trade_core.catalogue import TRADE_TYPES
 from trade_core.trade import ATTEMPT, TRADE, PayMethod, RelationKind
-from trade_core.types import TRADE_TYPES, Tool, TradeType
+from trade_core.types import Tool, TradeType
 
 MACHINES = [
-    (TRADE, trade_pb2.TradeState.DESCRIPTOR, "TRADE_STATE_", {"PAID", "FAILED", "CLOSED"}),
-    (ATTEMPT, trade_pb2.AttemptState.DESCRIPTOR, "ATTEMPT_STATE_", {"EFFECTIVE", "FAILED"}),
+    (TRADE, trade_pb2.TradeState.DESCRIPTOR, "TRADE_STATE_", {"PAID", "FAILED"}),
+    (ATTEMPT, trade_pb2.AttemptState.DESCRIPTOR, "ATTEMPT_STATE_", {"EFFECTIVE", "FAILED", "RETURNED"}),
 ]
 
 
@@ -111,7 +112,12 @@ def test_split_names_the_method_of_another_currency() -> None:
         (TradeType.PURCHASE, [PayMethod(Tool.BALANCE), PayMethod(Tool.CARD, "t", 1, "EUR")], []),
         (TradeType.PURCHASE, [PayMethod(Tool.BANK, "t")], ["pay_methods[0]"]),
         (TradeType.PURCHASE, [PayMethod(Tool.CARD, "t"), PayMethod(Tool.BALANCE)], ["pay_methods"]),
-        (TradeType.PURCHASE, [PayMethod(Tool.CARD, "t", 1, "EUR"), PayMethod(Tool.CARD, "u")], ["pay_methods"]),
+        (TradeType.PURCHASE, [PayMethod(Tool.CARD, "t", 1, "EUR"), PayMethod(Tool.CARD, "u")], []),
+        (TradeType.PURCHASE, [PayMethod(Tool.CARD, t, 1, "EUR") for t in "abc"], ["pay_methods"]),
+        (TradeType.PURCHASE, [PayMethod(Tool.COUPON, "c", 1, "EUR"), PayMethod(Tool.POINTS)], []),
+        (TradeType.PURCHASE, [PayMethod(Tool.COUPON, "c", 1, "EUR")] * 2, ["pay_methods"]),
+        (TradeType.PURCHASE, [PayMethod(Tool.POINTS, "", 1, "EUR")] * 2, ["pay_methods"]),
+        (TradeType.SPLIT_PART, [PayMethod(Tool.CARD, "t")], ["pay_methods", "pay_methods[0]"]),
         (TradeType.PURCHASE, [PayMethod(Tool.BALANCE, "", 1, "EUR")] * 2, ["pay_methods"]),
         (TradeType.TOP_UP, [PayMethod(Tool.BALANCE)], ["pay_methods[0]"]),
         (TradeType.CASH_OUT, [PayMethod(Tool.BANK, "t", 1, "EUR")] * 2, ["pay_methods", "pay_methods"]),
@@ -178,6 +184,28 @@ def test_giving_back_what_was_not_begun_is_a_bug() -> None:
         domain.release_refund(a_trade_row(), 1)
     with pytest.raises(AssertionError):
         domain.settle_refund(a_trade_row(), 1)
+
+
+@pytest.mark.parametrize(
+    ("tools", "is_awaited"),
+    [
+        ([Tool.WALLET], True),
+        ([Tool.WALLET, Tool.BALANCE, Tool.COUPON], True),
+        ([Tool.WALLET, Tool.WALLET], True),
+        ([Tool.WALLET, Tool.CARD], False),
+        ([Tool.CARD], False),
+        ([Tool.BALANCE], False),  # its result is not the customer's to give
+    ],
+)
+def test_only_what_all_wallets_do_waits_for_the_customer(tools: list[Tool], is_awaited: bool) -> None:
+    assert domain.awaits_customer([PayMethod(tool, "t") for tool in tools]) is is_awaited
+
+
+@given(st.integers(1, 10_000))
+def test_a_repair_waits_longer_each_time_and_an_hour_at_most(attempt_count: int) -> None:
+    delay_ms = domain.repair_delay_ms(attempt_count)
+    assert 2_000 <= delay_ms <= 3_600_000
+    assert domain.repair_delay_ms(attempt_count + 1) >= delay_ms
 
 
 def test_order_keys_differ_wherever_buyer_payee_or_number_do() -> None:

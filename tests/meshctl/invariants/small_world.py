@@ -39,12 +39,15 @@ from paymesh.common.v1.money_pb2 import Money
 from paymesh.pay.v1 import ledger_service_pb2
 from recon import consumers as recon_consumers
 from recon.settings import ReconSettings
-from trade_core.commands import CreateTrade, NewTrade, Policy, RefundTrade
+from trade_core.catalogue import load
+from trade_core.commands import CreateTrade
 from trade_core.consumers import PaymentNews
 from trade_core.notify import Notifier
 from trade_core.payments import REQUESTS
+from trade_core.refunds import RefundTrade
+from trade_core.steps import NewTrade, Policy
 from trade_core.trade import PayMethod
-from trade_core.types import Tool, TradeType, load
+from trade_core.types import Tool, TradeType
 from trade_core.wire import TradeView
 
 NOW_MS = 1_760_000_000_000
@@ -92,8 +95,7 @@ class SmallWorld:
         self.stores = {
             name: Store(name, settings.service(name).shards, 1, self.clock, ExecutorSettings()) for name in SERVICES
         }
-        catalogue = load({"card": "sandbox_card", "bank": "sandbox_bank"})
-        self._policy = Policy(catalogue, ask_after_ms=5_000, ask_after_ms_max=60_000)
+        self._policy = Policy(load(), ask_after_ms=5_000, ask_after_ms_max=60_000)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> SmallWorld:
