@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pay_core.api import BenefitApi, LedgerApi, PayApi, TransitApi
-from pay_core.consumers import ChannelResults
+from pay_core.consumers import ChannelResults, DuePayments
 from pay_core.end_of_day import EndOfDay
+from pay_core.rule_versions import keep_rules
+from pay_core.rules import RuleBook
 from pay_core.settings import PayCoreSettings
 from pay_core.tables import Hold, Instruction, Journal, Payment, PaymentCase
+from pay_core.terms import TermsBook
 from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
 from pay_core.transit import SETTLE_TRANSIT
 from paykit.clock import Clock
@@ -22,15 +27,17 @@ NAME = "pay_core"
 def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
     """The service, wired and not started."""
     service = Service(NAME, settings, common, bus=bus, clock=clock)
-    result_due_ms = int(settings.channel_result_due_s * 1000)
     store = service.store
-    service.add_servicer(pay_service_pb2_grpc.add_PayServiceServicer_to_server, PayApi(store, result_due_ms))
+    rules = RuleBook(settings.rules_path, on_activated=partial(keep_rules, store))
+    service.add_background(rules.start, rules.stop)
+    terms = TermsBook(rules, settings.channel_result_due_s, settings.channel_result_due_max_s)
+    service.add_servicer(pay_service_pb2_grpc.add_PayServiceServicer_to_server, PayApi(store, terms))
     service.add_servicer(ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerApi(store))
     service.add_servicer(ledger_service_pb2_grpc.add_BenefitServiceServicer_to_server, BenefitApi(store))
-    service.add_servicer(ledger_service_pb2_grpc.add_TransitServiceServicer_to_server, TransitApi(store, result_due_ms))
-    results = ChannelResults(store, service.channels, settings)
+    service.add_servicer(ledger_service_pb2_grpc.add_TransitServiceServicer_to_server, TransitApi(store, terms))
+    results = ChannelResults(store, service.channels, terms)
     service.add_consumer(results.consumer())
-    service.add_timer(results.timer())
+    service.add_timer(DuePayments(store, service.channels, terms).timer())
     service.add_call(results.call(), "channel_gateway")
     for timer in EndOfDay(store, int(settings.drain_s * 1000)).timers():
         service.add_timer(timer)

@@ -1,45 +1,61 @@
-"""The commands of pay_core, one per use case."""
+"""The commands that begin a payment or go on with one. Captures and voids, and cases, have files of their own."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import msgspec
 
-from pay_core.orchestration import Orchestration, PaymentView, account_keys, payment_keys, reserve_original
+from pay_core import chains, ledger, phases
+from pay_core.chains import Order, Parts
+from pay_core.chart import AccountKind
+from pay_core.facts import facts_of, facts_of_order, refund_facts
+from pay_core.orchestration import Orchestration, PaymentView
 from pay_core.payment import (
+    BALANCE,
+    FEES,
     PAYMENT,
-    Funding,
+    Action,
     Operation,
-    Payee,
     PaymentState,
+    Plan,
+    SettlementMode,
     Step,
     is_terminal,
-    recharge_chain,
-    refund_chain,
-    transfer_chain,
-    withdraw_chain,
+    stored,
 )
+from pay_core.phases import Refunded
+from pay_core.reading import payment_keys, step_keys
+from pay_core.refunds import reserve_original
+from pay_core.rules.model import Decision
 from pay_core.tables import Instruction, Payment
+from pay_core.terms import Terms
+from pay_core.tools import TOOLS
+from pay_core.tools.base import Intake, Outcome
+from pay_core.usage import count_usage, usage_keys
 from paykit import context as business_context
-from paykit.errors import FailedPrecondition, NotFound
+from paykit.errors import FailedPrecondition, MeshError, NotFound
 from paykit.ids import slot_in, slot_of
 from paykit.store.command import Command, Origin, Rows, Work
-from paykit.store.row import Key, key
+from paykit.store.row import Key
 
 
-def _new_payment(
+def new_payment(
     work: Work,
     operation: Operation,
     payer_id: str,
     currency: str,
     amount_minor: int,
     source_id: str,
+    rules_version: int,
     original_payment_id: str | None = None,
 ) -> Payment:
+    """A payment that has just been accepted, with its accounting date."""
+    slot = slot_of(payer_id) if original_payment_id is None else slot_in(original_payment_id)
     return Payment(
         id=work.new_id("pay"),
-        slot=slot_of(payer_id) if original_payment_id is None else slot_in(original_payment_id),
+        slot=slot,
         biz_id=work.context.biz_id,
         operation=operation.value,
         state=PAYMENT.initial.value,
@@ -57,74 +73,66 @@ def _new_payment(
         due_at_ms=None,
         created_at_ms=work.now_ms,
         finished_at_ms=None,
+        rules_version=rules_version,
+        accounting_date=ledger.intake_date(work, slot, currency),
     )
 
 
 class StartPayment(Command[PaymentView]):
-    """Accepts one of the operations that stand alone and carries it as far as it goes at once."""
+    """Accepts one of the operations that stand alone and carries it as far as it goes at once.
+
+    The rules are asked here, once: FailedPrecondition with their reasons.
+    """
 
     result_type = PaymentView
 
-    def __init__(
-        self,
-        origin: Origin,
-        operation: Operation,
-        payer_id: str,
-        currency: str,
-        steps: list[Step],
-        amount_minor: int,
-        source_id: str,
-        result_due_ms: int,
-    ) -> None:
-        super().__init__(slot_of(payer_id), origin)
-        self.operation, self.payer_id, self.currency = operation, payer_id, currency
-        self.steps, self.amount_minor, self.source_id = steps, amount_minor, source_id
-        self.result_due_ms = result_due_ms
+    def __init__(self, origin: Origin, order: Order, source_id: str, terms: Terms) -> None:
+        super().__init__(slot_of(order.payer_id), origin)
+        self.order, self.source_id, self.terms = order, source_id, terms
+        self.decision: Decision = terms.rules.decide(facts_of_order(order, origin.context.biz_code))
+        self._fundings = chains.funding_steps(order, self.decision)
+        self._touched = chains.touched(order, self._fundings, self.decision)
+        self._usage_keys = usage_keys(order.payer_id, self.decision.limits, order.currency)
 
     @property
     def name(self) -> str:
-        return self.operation.capitalize()
+        return self.order.operation.capitalize()
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        return account_keys(self.slot, self.currency, self.steps)
+        return self._usage_keys + step_keys(rows, self.slot, self.order.currency, self._touched)
 
     def decide(self, work: Work) -> PaymentView:
-        payment = _new_payment(work, self.operation, self.payer_id, self.currency, self.amount_minor, self.source_id)
-        return Orchestration.start(work, payment, self.steps, self.result_due_ms).advance()
-
-
-def recharge(
-    origin: Origin, owner_id: str, currency: str, funding: Funding, source_id: str, due_ms: int
-) -> StartPayment:
-    """Outside to an owner's balance."""
-    steps = recharge_chain(owner_id, funding)
-    amount_minor = funding.amount_minor
-    return StartPayment(origin, Operation.RECHARGE, owner_id, currency, steps, amount_minor, source_id, due_ms)
-
-
-def withdraw(
-    origin: Origin, owner_id: str, currency: str, target: Funding, source_id: str, due_ms: int
-) -> StartPayment:
-    """An owner's balance to outside."""
-    steps = withdraw_chain(owner_id, target)
-    amount_minor = target.amount_minor
-    return StartPayment(origin, Operation.WITHDRAW, owner_id, currency, steps, amount_minor, source_id, due_ms)
-
-
-def transfer(
-    origin: Origin,
-    payer_id: str,
-    currency: str,
-    fundings: list[Funding],
-    payees: list[Payee],
-    source_id: str,
-    due_ms: int,
-) -> StartPayment:
-    """A payer's tools to payees; both sides add up to the same."""
-    steps = transfer_chain(payer_id, fundings, payees)
-    amount_minor = sum(payee.amount_minor for payee in payees)
-    assert amount_minor == sum(funding.amount_minor for funding in fundings)
-    return StartPayment(origin, Operation.TRANSFER, payer_id, currency, steps, amount_minor, source_id, due_ms)
+        order, decision = self.order, self.decision
+        merchants = frozenset([p.owner_id for p in order.payees if p.account_kind == AccountKind.MERCHANT])
+        intake = Intake(order.payer_id, order.currency, merchants, self.terms.rules, work.now_ms)
+        fundings = [TOOLS[step.tool].prepare(work, step, intake) for step in self._fundings]
+        shares = chains.share_steps(order, decision, fundings)
+        payment = new_payment(
+            work,
+            order.operation,
+            order.payer_id,
+            order.currency,
+            order.amount_minor,
+            self.source_id,
+            decision.rules_version,
+        )
+        usages = count_usage(work, payment, decision.limits)
+        payee_fee_minor = sum([fee.amount_minor for fee in decision.fees]) - decision.payer_fee_minor
+        if order.settlement_mode == SettlementMode.IMMEDIATE:
+            plan, expires_at_ms = Plan(usages=usages), None
+        else:
+            assert order.expires_in_ms is not None
+            plan, expires_at_ms = Plan(tuple(shares), usages), work.now_ms + order.expires_in_ms
+        payment = msgspec.structs.replace(
+            payment,
+            settlement_mode=order.settlement_mode.value,
+            payer_fee_minor=decision.payer_fee_minor,
+            payee_fee_minor=payee_fee_minor,
+            expires_at_ms=expires_at_ms,
+            plan=stored(plan),
+        )
+        steps = chains.chain(Parts(order, decision, fundings, shares))
+        return Orchestration.start(work, payment, steps, self.terms).advance()
 
 
 class Refund(Command[PaymentView]):
@@ -133,14 +141,43 @@ class Refund(Command[PaymentView]):
     result_type = PaymentView
 
     def __init__(
-        self, origin: Origin, payment_id: str, currency: str, amount_minor: int, source_id: str, result_due_ms: int
+        self,
+        origin: Origin,
+        payment_id: str,
+        currency: str,
+        amount_minor: int,
+        source_id: str,
+        terms: Terms,
+        *,
+        payee_reference: str = "",
+        is_repair: bool = False,
     ) -> None:
         super().__init__(slot_in(payment_id), origin)
         self.payment_id, self.currency, self.amount_minor = payment_id, currency, amount_minor
-        self.source_id, self.result_due_ms = source_id, result_due_ms
+        self.source_id, self.terms = source_id, terms
+        self.payee_reference, self.is_repair = payee_reference, is_repair
+        self.decision: Decision | None = None
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        return payment_keys(rows, self.payment_id)
+        keys = payment_keys(rows, self.payment_id)
+        original = rows.get(Payment, self.payment_id)
+        if original is None:
+            return keys
+        # The bearers of fees, who may have to give back what the platform keeps.
+        bearers = [
+            Step(Action.COLLECT, BALANCE, 1, owner_id=ins.owner_id, account_kind=ins.account_kind)
+            for ins in rows.many(Instruction, "payment_id", self.payment_id)
+            if ins.tool == FEES and ins.owner_id
+        ]
+        keys += step_keys(rows, self.slot, original.currency, bearers)
+        with contextlib.suppress(MeshError):  # raised again when it is decided
+            keys += usage_keys(original.payer_id, self._decision(original).limits, original.currency)
+        return keys
+
+    def _decision(self, original: Payment) -> Decision:
+        if self.decision is None:
+            self.decision = self.terms.rules.decide(refund_facts(original, self.amount_minor))
+        return self.decision
 
     def decide(self, work: Work) -> PaymentView:
         original = work.get(Payment, self.payment_id)
@@ -157,15 +194,27 @@ class Refund(Command[PaymentView]):
             raise FailedPrecondition(
                 f"payment {original.id} is in {original.currency}", reason="CURRENCY_MISMATCH", subject=original.id
             )
-        steps = refund_chain(work.many(Instruction, "payment_id", original.id), self.amount_minor)
+        decision = self._decision(original)
+        paid = work.many(Instruction, "payment_id", original.id)
+        policy = self.terms.rules.refund_policy(facts_of(original, paid))
+        steps = phases.refund_chain(paid, Refunded(self.amount_minor, self.payee_reference, policy.return_fees))
         reserved = msgspec.structs.replace(original, refunding_minor=original.refunding_minor + self.amount_minor)
         assert reserved.refunding_minor + reserved.refunded_minor <= reserved.amount_minor
         work.update(reserved, parent_id=original.source_id, note=f"{self.amount_minor} reserved for a refund")
-        payment = _new_payment(
-            work, Operation.REFUND, original.payer_id, self.currency, self.amount_minor, self.source_id, original.id
+        payment = new_payment(
+            work,
+            Operation.REFUND,
+            original.payer_id,
+            self.currency,
+            self.amount_minor,
+            self.source_id,
+            decision.rules_version,
+            original.id,
         )
-        run = Orchestration.start(work, payment, steps, self.result_due_ms)
-        reserve_original(work, run.chain, 1)
+        usages = count_usage(work, payment, decision.limits)
+        payment = msgspec.structs.replace(payment, is_repair=int(self.is_repair), plan=stored(Plan(usages=usages)))
+        run = Orchestration.start(work, payment, steps, self.terms)
+        reserve_original(work, original.id, run.chain, 1)
         return run.advance()
 
 
@@ -173,26 +222,15 @@ class SettleInstruction(Command[None]):
     """Takes the outcome of an instruction that was awaited, and goes on with its payment.
 
     The outcome comes from channel_gateway (event, refusal or question) or from another slot (SettleTransit).
-    ``tool`` is the one that speaks: no other may settle the instruction. ``moved`` is the amount and currency that it
-    says were moved; None where it says nothing.
+    ``tool`` is the one that speaks: no other may settle the instruction.
     """
 
     def __init__(
-        self,
-        origin: Origin,
-        payment_id: str,
-        instruction_id: str,
-        *,
-        tool: str,
-        failure_reason: str = "",
-        channel_order_id: str | None = None,
-        moved: tuple[int, str] | None = None,
-        result_due_ms: int,
+        self, origin: Origin, payment_id: str, instruction_id: str, *, tool: str, outcome: Outcome, terms: Terms
     ) -> None:
         super().__init__(slot_in(payment_id), origin)
         self.payment_id, self.instruction_id, self.tool = payment_id, instruction_id, tool
-        self.failure_reason, self.channel_order_id, self.moved = failure_reason, channel_order_id, moved
-        self.result_due_ms = result_due_ms
+        self.outcome, self.terms = outcome, terms
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         return payment_keys(rows, self.payment_id)
@@ -209,34 +247,41 @@ class SettleInstruction(Command[None]):
                 reason="WRONG_TOOL",
                 subject=instruction.id,
             )
-        if self.moved is not None and self.moved != (instruction.amount_minor, instruction.currency):
-            raise FailedPrecondition(
-                f"instruction {instruction.id} is over {instruction.amount_minor} {instruction.currency}, "
-                f"{self.moved[0]} {self.moved[1]} was moved",
-                reason="AMOUNT_MISMATCH",
-                subject=instruction.id,
-            )
-        run = Orchestration(work, payment, chain, self.result_due_ms)
-        if run.settle(self.instruction_id, failure_reason=self.failure_reason, channel_order_id=self.channel_order_id):
+        _check_moved(instruction, self.outcome)
+        run = Orchestration(work, payment, chain, self.terms)
+        if run.settle(self.instruction_id, self.outcome):
             run.advance()
 
 
-class AskLater(Command[None]):
-    """The channel result is still unknown: the next question gets its time, later each time."""
+def _check_moved(instruction: Instruction, outcome: Outcome) -> None:
+    asked = (instruction.amount_minor, instruction.currency)
+    moved = asked if outcome.moved is None else outcome.moved
+    may_differ = TOOLS[instruction.tool].capabilities.amount_may_differ and instruction.action == Action.COLLECT
+    if outcome.settled_minor and not outcome.failure_reason and not may_differ:
+        moved = (outcome.settled_minor, moved[1])
+    if moved != asked:
+        raise FailedPrecondition(
+            f"instruction {instruction.id} is over {asked[0]} {asked[1]}, {moved[0]} {moved[1]} was moved",
+            reason="AMOUNT_MISMATCH",
+            subject=instruction.id,
+        )
 
-    def __init__(self, origin: Origin, payment_id: str, first_due_ms: int, max_due_ms: int) -> None:
+
+class Advance(Command[None]):
+    """A payment's due time has passed: what waited for it is begun, and the next question gets its time."""
+
+    def __init__(self, origin: Origin, payment_id: str, terms: Terms) -> None:
         super().__init__(slot_in(payment_id), origin)
-        self.payment_id, self.first_due_ms, self.max_due_ms = payment_id, first_due_ms, max_due_ms
+        self.payment_id, self.terms = payment_id, terms
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        yield key(Payment, self.payment_id)
+        return payment_keys(rows, self.payment_id)
 
     def decide(self, work: Work) -> None:
         payment = work.get(Payment, self.payment_id)
         if payment is None or is_terminal(payment) or payment.due_at_ms is None or payment.due_at_ms > work.now_ms:
             return
-        pause_ms = min(self.first_due_ms * 2**payment.ask_count, self.max_due_ms)
-        later = msgspec.structs.replace(
-            payment, ask_count=min(payment.ask_count + 1, 30), due_at_ms=work.now_ms + pause_ms
-        )
-        work.update(later)
+        if payment.state == PaymentState.AUTHORIZED:
+            return  # its time ends it: VoidPayment
+        chain = work.many(Instruction, "payment_id", payment.id)
+        Orchestration(work, payment, chain, self.terms).advance(was_asked=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
+from pay_core.payment import BALANCE, COUPON
 from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Journal, Payment, PaymentCase
 from paymesh.common.v1 import money_pb2
 from paymesh.pay.v1 import ledger_service_pb2, pay_service_pb2, payment_pb2
@@ -14,6 +15,12 @@ _INSTRUCTION_STATE = {
 }
 _DIRECTION = {name.removeprefix("DIRECTION_"): number for name, number in payment_pb2.Direction.items()}
 _ACTION = {name.removeprefix("INSTRUCTION_ACTION_"): number for name, number in payment_pb2.InstructionAction.items()}
+_SETTLEMENT_MODE = {
+    name.removeprefix("SETTLEMENT_MODE_"): number for name, number in payment_pb2.SettlementMode.items()
+}
+_INSTRUMENT = {name.removeprefix("INSTRUMENT_"): number for name, number in payment_pb2.Instrument.items()} | {
+    "": payment_pb2.INSTRUMENT_UNSPECIFIED
+}
 _CASE_TYPE = {name.removeprefix("CASE_TYPE_"): number for name, number in payment_pb2.CaseType.items()}
 _CASE_STATE = {name.removeprefix("CASE_STATE_"): number for name, number in payment_pb2.CaseState.items()}
 _CASE_RESOLUTION = {
@@ -43,7 +50,15 @@ def payment_proto(payment: Payment, chain: list[Instruction]) -> payment_pb2.Pay
         instructions=[instruction_proto(instruction) for instruction in chain],
         create_time=timestamp(payment.created_at_ms),
         version=payment.version,
+        settlement_mode=_SETTLEMENT_MODE[payment.settlement_mode],
+        captured_minor=payment.captured_minor,
+        rules_version=payment.rules_version,
+        accounting_date=payment.accounting_date,
+        payer_fee_minor=payment.payer_fee_minor,
+        payee_fee_minor=payment.payee_fee_minor,
     )
+    if payment.expires_at_ms is not None:
+        message.expire_time.CopyFrom(timestamp(payment.expires_at_ms))
     if payment.finished_at_ms is not None:
         message.finish_time.CopyFrom(timestamp(payment.finished_at_ms))
     return message
@@ -64,7 +79,21 @@ def instruction_proto(instruction: Instruction) -> payment_pb2.Instruction:
         channel_order_id=instruction.channel_order_id or "",
         failure_reason=instruction.failure_reason,
         reverses_instruction_id=instruction.reverses_id or "",
+        reserve_instruction_id=instruction.reserve_id or "",
+        reference=instruction.reference,
+        unit_count=instruction.unit_count,
+        moved_minor=instruction.moved_minor,
+        attempt_no=instruction.attempt_no,
+        account_kind=_account_kind(instruction),
+        instrument=_INSTRUMENT[instruction.instrument],
+        coupon_id=instruction.token if instruction.tool == COUPON else "",
     )
+
+
+def _account_kind(instruction: Instruction) -> payment_pb2.AccountKind.ValueType:
+    if instruction.tool != BALANCE:
+        return payment_pb2.ACCOUNT_KIND_UNSPECIFIED
+    return KIND_NUMBER[AccountKind(instruction.account_kind)]
 
 
 def account_proto(account: Account) -> ledger_service_pb2.Account:

@@ -1,14 +1,14 @@
-"""Payments as data: states, and the chain of fund instructions each operation becomes."""
+"""Payments as data: operations, states, and the steps that instructions are made from."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pay_core.ledger import AccountKind
+import msgspec
+
+from pay_core.chart import AccountKind
 from pay_core.tables import Instruction, Payment
-from paykit.errors import FailedPrecondition
-from paykit.money import allocate
 from paykit.state_machine import StateMachine
 
 
@@ -21,13 +21,31 @@ class Operation(StrEnum):
     REFUND = "REFUND"
 
 
+class SettlementMode(StrEnum):
+    """When a transfer's money reaches its payees. The names are those of the proto."""
+
+    IMMEDIATE = "IMMEDIATE"
+    AUTHORIZE = "AUTHORIZE"
+    ESCROW = "ESCROW"
+
+
+class Instrument(StrEnum):
+    """What kind of thing outside a channel moves money from or to. The names are those of the proto."""
+
+    CARD = "CARD"
+    BANK_ACCOUNT = "BANK_ACCOUNT"
+    WALLET = "WALLET"
+
+
 class PaymentState(StrEnum):
     """Where a payment is."""
 
     PROCESSING = "PROCESSING"
     REVERSING = "REVERSING"
+    AUTHORIZED = "AUTHORIZED"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
+    VOIDED = "VOIDED"
 
 
 class InstructionState(StrEnum):
@@ -60,10 +78,20 @@ PAYMENT = StateMachine(
     PaymentState,
     PaymentState.PROCESSING,
     {
-        PaymentState.PROCESSING: frozenset({PaymentState.SUCCEEDED, PaymentState.REVERSING, PaymentState.FAILED}),
+        PaymentState.PROCESSING: frozenset(
+            {
+                PaymentState.SUCCEEDED,
+                PaymentState.REVERSING,
+                PaymentState.FAILED,
+                PaymentState.AUTHORIZED,
+                PaymentState.VOIDED,
+            }
+        ),
+        PaymentState.AUTHORIZED: frozenset({PaymentState.PROCESSING}),
         PaymentState.REVERSING: frozenset({PaymentState.FAILED}),
         PaymentState.SUCCEEDED: frozenset(),
         PaymentState.FAILED: frozenset(),
+        PaymentState.VOIDED: frozenset(),
     },
 )
 
@@ -91,6 +119,11 @@ ESCROW = "escrow"
 SUSPENSE = "suspense"
 COUPON_ACCOUNT = "coupon_account"  # a payee bears its coupon: closes what the coupon tool opened
 
+# Reasons an instruction FAILED for without its tool having said so.
+SKIPPED = "SKIPPED"  # one before it failed
+ACCEPTED = "ACCEPTED"  # a RELEASE that a person has given up
+UNDERPAID = "UNDERPAID"  # of a payment: less came in than was asked for
+
 
 class Step(NamedTuple):
     """An instruction to be: what the chain of an operation is declared as."""
@@ -114,130 +147,94 @@ class Step(NamedTuple):
 
 
 class Funding(NamedTuple):
-    """What pays, or is paid into: a tool and how much. ``channel`` is empty for the balance."""
+    """What pays, or is paid into: a tool and how much. ``token`` of a coupon is its id.
+
+    ``channel`` may be empty where ``instrument`` is said: the rules choose one. ``takes_rest``: the one whose amount
+    was left out, which also pays what comes on top.
+    """
 
     amount_minor: int
+    tool: str = BALANCE
     channel: str = ""
     token: str = ""
+    instrument: str = ""
+    takes_rest: bool = False
 
 
 class Payee(NamedTuple):
-    """Who is paid, into which kind of account, and how much."""
+    """Who is paid, into which kind of account, how much, and the caller's name for it."""
 
     owner_id: str
     account_kind: AccountKind
     amount_minor: int
+    reference: str = ""
 
 
-def recharge_chain(owner_id: str, funding: Funding) -> list[Step]:
-    """Outside to the owner's balance."""
-    return [_collect(owner_id, funding), _to_balance(owner_id, AccountKind.USER, funding.amount_minor)]
+class Plan(msgspec.Struct, frozen=True, array_like=True):
+    """What a payment still has ahead, stored with it.
 
-
-def withdraw_chain(owner_id: str, destination: Funding) -> list[Step]:
-    """The owner's balance to outside: taken first, so that nobody can spend it twice while the bank is asked."""
-    return [
-        _collect(owner_id, Funding(destination.amount_minor)),
-        Step(
-            Action.DISBURSE,
-            CHANNEL,
-            destination.amount_minor,
-            channel=destination.channel,
-            token=destination.token,
-        ),
-    ]
-
-
-def transfer_chain(payer_id: str, fundings: list[Funding], payees: list[Payee]) -> list[Step]:
-    """The payer's tools to the payees. Balance first: it answers at once and is given back without a provider."""
-    ordered = sorted(fundings, key=lambda funding: funding.channel != "")
-    collects = [_collect(payer_id, funding) for funding in ordered]
-    return collects + [_to_balance(p.owner_id, p.account_kind, p.amount_minor) for p in payees]
-
-
-def refund_chain(chain: list[Instruction], amount_minor: int) -> list[Step]:
-    """Money of a TRANSFER back by its original route.
-
-    It is taken from the payees in proportion to what they got, and given back to the tools in proportion to what
-    is left to give back of each (largest remainder, ties to the earlier instruction). Channels before balances: a
-    provider may still refuse, a balance cannot. FailedPrecondition where more is asked for than is left.
+    ``shares``: of AUTHORIZE and ESCROW, what is still to be disbursed by captures. ``usages``: the keys of the limits
+    it is counted on. ``phase_seq``: the first instruction of what is under way: intake, a capture, or a void.
+    ``capturing_minor``: of the capture under way. ``void_reason``: of the void under way.
     """
-    forward = [ins for ins in chain if ins.direction == Direction.FORWARD and ins.state == InstructionState.SUCCEEDED]
-    collects = [ins for ins in forward if ins.action == Action.COLLECT]
-    payees = [ins for ins in forward if ins.action == Action.DISBURSE]
-    left = [ins.amount_minor - ins.refunded_minor for ins in collects]
-    if amount_minor > sum(left):
-        raise FailedPrecondition(
-            f"{amount_minor} is more than the {sum(left)} left to refund", reason="REFUND_EXCEEDS_PAYMENT"
-        )
-    taken = allocate(amount_minor, [ins.amount_minor - ins.refunded_minor for ins in payees])
-    given = allocate(amount_minor, left)
-    sources = [
-        Step(Action.COLLECT, BALANCE, part, owner_id=ins.owner_id, account_kind=ins.account_kind, reverses_id=ins.id)
-        for ins, part in zip(payees, taken, strict=True)
-        if part
-    ]
-    targets = [_give_back(ins, part) for ins, part in zip(collects, given, strict=True) if part]
-    return sources + sorted(targets, key=lambda step: step.tool != CHANNEL)
+
+    shares: tuple[Step, ...] = ()
+    usages: tuple[str, ...] = ()
+    phase_seq: int = 1
+    capturing_minor: int = 0
+    void_reason: str = ""
 
 
-def reversal(failed_chain: list[Instruction]) -> list[Step]:
-    """What undoes a chain after its failure: every collect from a balance goes back to that balance.
-
-    A channel collect is never followed by a step that can fail (see ``transfer_chain``), so none needs undoing.
-    """
-    collected = [
-        ins
-        for ins in failed_chain
-        if ins.action == Action.COLLECT
-        and ins.direction == Direction.FORWARD
-        and ins.state == InstructionState.SUCCEEDED
-    ]
-    assert all(ins.tool == BALANCE for ins in collected), "a channel collect stands before a step that can fail"
-    return [
-        Step(
-            Action.DISBURSE,
-            BALANCE,
-            ins.amount_minor,
-            owner_id=ins.owner_id,
-            account_kind=ins.account_kind,
-            reverses_id=ins.id,
-        )
-        for ins in reversed(collected)
-    ]
+_EMPTY = Plan()
+_decode_plan = msgspec.json.Decoder(Plan).decode
 
 
-def _collect(owner_id: str, funding: Funding) -> Step:
-    if funding.channel:
-        return Step(Action.COLLECT, CHANNEL, funding.amount_minor, channel=funding.channel, token=funding.token)
-    kind = AccountKind.USER.value
-    return Step(Action.COLLECT, BALANCE, funding.amount_minor, owner_id=owner_id, account_kind=kind)
+def plan_of(payment: Payment) -> Plan:
+    """The plan of a payment; an empty one where none is stored."""
+    return _EMPTY if payment.plan is None else _decode_plan(payment.plan)
 
 
-def _to_balance(owner_id: str, kind: AccountKind, amount_minor: int) -> Step:
-    return Step(Action.DISBURSE, BALANCE, amount_minor, owner_id=owner_id, account_kind=kind.value)
-
-
-def _give_back(ins: Instruction, amount_minor: int) -> Step:
-    if ins.tool == BALANCE:
-        return Step(
-            Action.DISBURSE,
-            BALANCE,
-            amount_minor,
-            owner_id=ins.owner_id,
-            account_kind=ins.account_kind,
-            reverses_id=ins.id,
-        )
-    return Step(
-        Action.DISBURSE,
-        CHANNEL,
-        amount_minor,
-        channel=ins.channel,
-        original_channel_order_id=ins.channel_order_id,
-        reverses_id=ins.id,
-    )
+def stored(plan: Plan) -> str | None:
+    """A plan as ``Payment.plan`` stores it."""
+    return None if plan == _EMPTY else msgspec.json.encode(plan).decode()
 
 
 def is_terminal(payment: Payment) -> bool:
     """Whether nothing more will happen to a payment."""
     return PAYMENT.is_terminal(payment.state)
+
+
+def collected_minor(instruction: Instruction) -> int:
+    """What a COLLECT that SUCCEEDED brought into clearing: what came, but not more than was asked for."""
+    if not instruction.moved_minor:
+        return instruction.amount_minor
+    return min(instruction.moved_minor, instruction.amount_minor)
+
+
+def left_minor(instruction: Instruction) -> int:
+    """What was not given back of an instruction that SUCCEEDED."""
+    return collected_minor(instruction) - instruction.refunded_minor
+
+
+def is_payer_fee(step: Step | Instruction) -> bool:
+    """Whether a DISBURSE is a fee on top of the amount: nobody but the payer bears it, and it is kept."""
+    return step.tool == FEES and not step.owner_id
+
+
+def did(
+    chain: list[Instruction], action: Action, direction: Direction = Direction.FORWARD, *, since_seq: int = 1
+) -> list[Instruction]:
+    """The instructions of a chain that SUCCEEDED, of one action and direction."""
+    return [
+        ins
+        for ins in chain
+        if ins.action == action
+        and ins.direction == direction
+        and ins.state == InstructionState.SUCCEEDED
+        and ins.seq >= since_seq
+    ]
+
+
+def to_balance(owner_id: str, amount_minor: int, kind: str = AccountKind.USER.value, **changes: Any) -> Step:
+    """A DISBURSE to a customer's balance."""
+    return Step(Action.DISBURSE, BALANCE, amount_minor, owner_id=owner_id, account_kind=kind)._replace(**changes)

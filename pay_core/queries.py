@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import Select, select
 
 from pay_core.orchestration import PaymentView
-from pay_core.tables import Coupon, Instruction, Payment
+from pay_core.rule_versions import RULES_SLOT
+from pay_core.tables import Coupon, Instruction, Payment, PaymentCase, RuleVersion
 from paykit.errors import NotFound
 from paykit.ids import is_id, slot_in, slot_of
 from paykit.store.row import Row
@@ -61,11 +62,34 @@ async def coupons_of(store: Store, owner_id: str, before_id: str | None, limit: 
     return await store.fetch(Coupon, statement, slot=slot_of(owner_id), shadow=shadow)
 
 
-async def awaited_channel_instructions(store: Store, payment: Payment, *, shadow: bool) -> list[Instruction]:
-    """The PROCESSING instructions of a payment that a channel carries out."""
-    statement = (
-        _by(Instruction, "payment_id", payment.id)
-        .where(Instruction.__table__.c.state == "PROCESSING")
-        .where(Instruction.__table__.c.channel != "")
-    )
+async def awaited_instructions(store: Store, payment: Payment, *, shadow: bool) -> list[Instruction]:
+    """The PROCESSING instructions of a payment."""
+    statement = _by(Instruction, "payment_id", payment.id).where(Instruction.__table__.c.state == "PROCESSING")
     return await store.fetch(Instruction, statement, slot=payment.slot, shadow=shadow)
+
+
+async def case_by_id(store: Store, case_id: str, *, shadow: bool) -> PaymentCase:
+    """A case; NotFound (CASE_NOT_FOUND)."""
+    found = await store.fetch(PaymentCase, _by(PaymentCase, "id", case_id), slot=slot_in(case_id), shadow=shadow)
+    if not found:
+        raise NotFound(f"no case {case_id}", reason="CASE_NOT_FOUND")
+    return found[0]
+
+
+async def cases_in(store: Store, state: str, before_id: str | None, limit: int, *, shadow: bool) -> list[PaymentCase]:
+    """Cases of all shards, newest first, older than ``before_id``; of every state where ``state`` is empty."""
+    table = PaymentCase.__table__
+    statement = select(table).order_by(table.c.id.desc()).limit(limit)
+    if state:
+        statement = statement.where(table.c.state == state)
+    if before_id is not None:
+        statement = statement.where(table.c.id < before_id)
+    found = await store.fetch_everywhere(PaymentCase, statement, shadow=shadow)
+    return sorted(found, key=lambda case: case.id, reverse=True)[:limit]
+
+
+async def rule_version(store: Store, version: int, *, shadow: bool) -> RuleVersion | None:
+    """A version of the rules that was active."""
+    statement = _by(RuleVersion, "rule_key", str(version))
+    found = await store.fetch(RuleVersion, statement, slot=RULES_SLOT, shadow=shadow)
+    return found[0] if found else None

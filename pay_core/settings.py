@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from paykit.settings import Seconds, ServiceSettings
 
 
@@ -11,3 +13,4 @@ class PayCoreSettings(ServiceSettings):
     channel_result_due_s: Seconds = 15.0  # when to ask for a channel result that no event has brought
     channel_result_due_max_s: Seconds = 3600.0  # the longest pause between two such questions
     drain_s: Seconds = 60.0  # how long a date that is closing waits for its payments under way
+    rules_path: Path | None = None  # the rules file, watched for changes; the rules of the package where left out

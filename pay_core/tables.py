@@ -198,9 +198,9 @@ class BalanceSnapshot(Row, frozen=True, kw_only=True):
 
 @mapped(metadata, "limit_usage", unique=["usage_key"], index=[("owner_id",)])
 class LimitUsage(Row, frozen=True, kw_only=True):
-    """What an owner has used of a limit on an accounting date ("usg_…")."""
+    """What an owner has used of a limit on an accounting date, the last on which it used any ("usg_…")."""
 
-    usage_key: LongName  # "<owner>/<limit>/<currency>/<date>"
+    usage_key: LongName  # "<owner>/<limit>/<currency>"
     owner_id: Name
     limit_name: Name
     accounting_date: Code

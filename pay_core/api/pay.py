@@ -4,141 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from pay_core import commands, queries
-from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, customer
+from pay_core import queries
+from pay_core.api.cases import CaseApi
+from pay_core.api.preview import PreviewApi
+from pay_core.api.requests import recharge_order, transfer_order, withdraw_order
 from pay_core.api.tree import TreeApi
+from pay_core.capture import CapturePayment, VoidPayment
+from pay_core.chains import Order
+from pay_core.commands import Refund, StartPayment
 from pay_core.convert import payment_proto
-from pay_core.ledger import KIND_OF_NUMBER, AccountKind
 from pay_core.orchestration import PaymentView
-from pay_core.payment import Funding, Payee
+from pay_core.terms import TermsBook
 from paykit import context as business_context
 from paykit.rpc.batching import serve_batch
 from paykit.rpc.checks import Fields, encode_page_token
-from paykit.store.command import Origin
+from paykit.store.command import Command, Origin
 from paykit.store.store import Store
 from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc, payment_pb2
 
-_MAX_FUNDINGS = 4
-_MAX_PAYEES = 16
 
+class PayApi(CaseApi, PreviewApi, TreeApi, pay_service_pb2_grpc.PayServiceServicer):
+    """The four operations, captures and voids, and reads of payments."""
 
-def _funding(fields: Fields, message: payment_pb2.Funding, amount_minor: int) -> Funding:
-    """A checked funding of ``amount_minor``."""
-    tool = message.WhichOneof("tool")
-    if tool is None:
-        fields.fail("tool", "required")
-    if tool == "channel":
-        fields.name("channel.channel", message.channel.channel)
-        fields.name("channel.token", message.channel.token)
-        return Funding(amount_minor, message.channel.channel, message.channel.token)
-    return Funding(amount_minor)
-
-
-def _channel_funding(fields: Fields, message: payment_pb2.Funding, amount: Any) -> Funding:
-    """A funding that must be a channel and, where it names an amount, name the whole."""
-    funding = _funding(fields, message, amount.amount_minor)
-    if message.WhichOneof("tool") == "balance":
-        fields.fail("tool", "must be a channel")
-    if message.HasField("amount") and message.amount != amount:
-        fields.fail("amount", "must be the whole amount, or be left out")
-    return funding
-
-
-def _fundings(fields: Fields, request: pay_service_pb2.TransferRequest) -> list[Funding]:
-    """The checked fundings of a transfer; the one without an amount takes the rest."""
-    fields.count("fundings", request.fundings, 1, _MAX_FUNDINGS)
-    named_minor, open_count, result = 0, 0, []
-    for i, message in enumerate(request.fundings):
-        nested = fields.under(f"fundings[{i}]")
-        if message.HasField("amount"):
-            nested.money("amount", message.amount)
-            nested.same_currency("amount", message.amount, request.amount.currency_code)
-            named_minor += message.amount.amount_minor
-        else:
-            open_count += 1
-        result.append(_funding(nested, message, message.amount.amount_minor))
-    rest_minor = request.amount.amount_minor - named_minor
-    if open_count > 1 or (open_count == 1 and rest_minor <= 0) or (open_count == 0 and rest_minor != 0):
-        fields.fail("fundings", "must add up to the amount; at most one may leave its amount out")
-    if sum(funding.channel != "" for funding in result) > 1:
-        fields.fail("fundings", "at most one channel")
-    if sum(funding.channel == "" for funding in result) > 1:
-        fields.fail("fundings", "at most one balance")
-    return [funding if funding.amount_minor else funding._replace(amount_minor=rest_minor) for funding in result]
-
-
-def _payees(fields: Fields, request: pay_service_pb2.TransferRequest) -> list[Payee]:
-    fields.count("payees", request.payees, 1, _MAX_PAYEES)
-    result = []
-    for i, message in enumerate(request.payees):
-        nested = fields.under(f"payees[{i}]")
-        customer(nested, "owner_id", message.owner_id)
-        nested.money("amount", message.amount)
-        nested.same_currency("amount", message.amount, request.amount.currency_code)
-        nested.enum("account_kind", message.account_kind, ACCOUNT_KIND, OWNED_NUMBERS)
-        kind = KIND_OF_NUMBER.get(message.account_kind, AccountKind.USER)
-        result.append(Payee(message.owner_id, kind, message.amount.amount_minor))
-    if sum(payee.amount_minor for payee in result) != request.amount.amount_minor:
-        fields.fail("payees", "must add up to the amount")
-    return result
-
-
-def _view(view: PaymentView) -> payment_pb2.Payment:
-    return payment_proto(view.payment, view.chain)
-
-
-class PayApi(TreeApi, pay_service_pb2_grpc.PayServiceServicer):
-    """The four operations, and reads of payments."""
-
-    def __init__(self, store: Store, result_due_ms: int) -> None:
+    def __init__(self, store: Store, terms: TermsBook) -> None:
         self._store = store
-        self._result_due_ms = result_due_ms
+        self._terms = terms
 
     async def Recharge(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        fields.request_id(request.request_id)
-        owner_id = customer(fields, "owner_id", request.owner_id)
-        fields.money("amount", request.amount)
-        fields.name("source_id", request.source_id, required=False)
-        funding = _channel_funding(fields.under("funding"), request.funding, request.amount)
-        fields.raise_if_any()
-        origin = Origin.rpc(business_context.current(), "Recharge", owner_id, request.request_id, request)
-        currency = request.amount.currency_code
-        command = commands.recharge(origin, owner_id, currency, funding, request.source_id, self._result_due_ms)
-        return pay_service_pb2.RechargeResponse(payment=_view(await self._store.run(command)))
+        return pay_service_pb2.RechargeResponse(payment=await self._start("Recharge", recharge_order(request), request))
 
     async def Withdraw(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        fields.request_id(request.request_id)
-        owner_id = customer(fields, "owner_id", request.owner_id)
-        fields.money("amount", request.amount)
-        fields.name("source_id", request.source_id, required=False)
-        target = _channel_funding(fields.under("destination"), request.destination, request.amount)
-        fields.raise_if_any()
-        origin = Origin.rpc(business_context.current(), "Withdraw", owner_id, request.request_id, request)
-        currency = request.amount.currency_code
-        command = commands.withdraw(origin, owner_id, currency, target, request.source_id, self._result_due_ms)
-        return pay_service_pb2.WithdrawResponse(payment=_view(await self._store.run(command)))
+        return pay_service_pb2.WithdrawResponse(payment=await self._start("Withdraw", withdraw_order(request), request))
 
     async def Transfer(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        fields.request_id(request.request_id)
-        payer_id = customer(fields, "payer_id", request.payer_id)
-        fields.money("amount", request.amount)
-        fields.name("source_id", request.source_id, required=False)
-        fundings, payees = _fundings(fields, request), _payees(fields, request)
-        fields.raise_if_any()
-        origin = Origin.rpc(business_context.current(), "Transfer", payer_id, request.request_id, request)
-        command = commands.transfer(
-            origin,
-            payer_id,
-            request.amount.currency_code,
-            fundings,
-            payees,
-            request.source_id,
-            self._result_due_ms,
-        )
-        return pay_service_pb2.TransferResponse(payment=_view(await self._store.run(command)))
+        return pay_service_pb2.TransferResponse(payment=await self._start("Transfer", transfer_order(request), request))
+
+    async def _start(self, method: str, order: Order, request: Any) -> payment_pb2.Payment:
+        origin = Origin.rpc(business_context.current(), method, order.payer_id, request.request_id, request)
+        return await self._run(StartPayment(origin, order, request.source_id, self._terms.now()))
+
+    async def _run(self, command: Command[PaymentView]) -> payment_pb2.Payment:
+        view = await self._store.run(command)
+        return payment_proto(view.payment, view.chain)
 
     async def Refund(self, request: Any, context: Any) -> Any:
         fields = Fields()
@@ -146,13 +53,36 @@ class PayApi(TreeApi, pay_service_pb2_grpc.PayServiceServicer):
         payment_id = fields.id("payment_id", request.payment_id, "pay")
         fields.money("amount", request.amount)
         fields.name("source_id", request.source_id, required=False)
+        fields.name("payee_reference", request.payee_reference, required=False)
         fields.raise_if_any()
         origin = Origin.rpc(business_context.current(), "Refund", payment_id, request.request_id, request)
+        command = refund_command(origin, request, self._terms)
+        return pay_service_pb2.RefundResponse(payment=await self._run(command))
+
+    async def CapturePayment(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        fields.request_id(request.request_id)
+        payment_id = fields.id("payment_id", request.payment_id, "pay")
         amount = request.amount
-        command = commands.Refund(
-            origin, payment_id, amount.currency_code, amount.amount_minor, request.source_id, self._result_due_ms
+        fields.money("amount", amount, required=False)
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "CapturePayment", payment_id, request.request_id, request)
+        command = CapturePayment(
+            origin, payment_id, amount.currency_code, amount.amount_minor, request.keep_rest, self._terms.now()
         )
-        return pay_service_pb2.RefundResponse(payment=_view(await self._store.run(command)))
+        return pay_service_pb2.CapturePaymentResponse(payment=await self._run(command))
+
+    async def VoidPayment(self, request: Any, context: Any) -> Any:
+        fields = Fields()
+        fields.request_id(request.request_id)
+        payment_id = fields.id("payment_id", request.payment_id, "pay")
+        reason = fields.name("reason", request.reason, required=False)
+        if len(reason) > 32:
+            fields.fail("reason", "at most 32 characters")
+        fields.raise_if_any()
+        origin = Origin.rpc(business_context.current(), "VoidPayment", payment_id, request.request_id, request)
+        command = VoidPayment(origin, payment_id, reason, self._terms.now())
+        return pay_service_pb2.VoidPaymentResponse(payment=await self._run(command))
 
     async def GetPayment(self, request: Any, context: Any) -> Any:
         fields = Fields()
@@ -169,7 +99,7 @@ class PayApi(TreeApi, pay_service_pb2_grpc.PayServiceServicer):
             view = await queries.payment_by_id(self._store, request.payment_id, shadow=shadow)
         else:
             view = await queries.payment_by_source(self._store, request.source_id, shadow=shadow)
-        return pay_service_pb2.GetPaymentResponse(payment=_view(view))
+        return pay_service_pb2.GetPaymentResponse(payment=payment_proto(view.payment, view.chain))
 
     async def ListPayments(self, request: Any, context: Any) -> Any:
         fields = Fields()
@@ -196,5 +126,25 @@ class PayApi(TreeApi, pay_service_pb2_grpc.PayServiceServicer):
     async def BatchRefund(self, request: Any, context: Any) -> Any:
         return await serve_batch(request, context, self.Refund, pay_service_pb2.BatchRefundResponse)
 
+    async def BatchCapturePayments(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.CapturePayment, pay_service_pb2.BatchCapturePaymentsResponse)
+
+    async def BatchVoidPayments(self, request: Any, context: Any) -> Any:
+        return await serve_batch(request, context, self.VoidPayment, pay_service_pb2.BatchVoidPaymentsResponse)
+
     async def BatchGetPayments(self, request: Any, context: Any) -> Any:
         return await serve_batch(request, context, self.GetPayment, pay_service_pb2.BatchGetPaymentsResponse)
+
+
+def refund_command(origin: Origin, request: pay_service_pb2.RefundRequest, terms: TermsBook) -> Refund:
+    """A checked refund as its command."""
+    return Refund(
+        origin,
+        request.payment_id,
+        request.amount.currency_code,
+        request.amount.amount_minor,
+        request.source_id,
+        terms.now(),
+        payee_reference=request.payee_reference,
+        is_repair=request.is_repair,
+    )

@@ -9,6 +9,8 @@ from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, accounting_date, cu
 from pay_core.commands import SettleInstruction
 from pay_core.ledger import KIND_OF_NUMBER
 from pay_core.payment import BALANCE
+from pay_core.terms import TermsBook
+from pay_core.tools.base import Outcome
 from paykit import context as business_context
 from paykit.errors import NotFound
 from paykit.rpc.batching import serve_batch
@@ -21,9 +23,9 @@ from paymesh.pay.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 class TransitApi(ledger_service_pb2_grpc.TransitServiceServicer):
     """Money between slots; called by pay_core's own outbox."""
 
-    def __init__(self, store: Store, result_due_ms: int) -> None:
+    def __init__(self, store: Store, terms: TermsBook) -> None:
         self._store = store
-        self._result_due_ms = result_due_ms
+        self._terms = terms
 
     async def ReceiveTransit(self, request: Any, context: Any) -> Any:
         journal_id = await self._store.run(_move(transit.ReceiveTransit, request))
@@ -46,8 +48,8 @@ class TransitApi(ledger_service_pb2_grpc.TransitServiceServicer):
             payment_id,
             instruction_id,
             tool=BALANCE,
-            failure_reason="" if request.drawn else request.failure_reason,
-            result_due_ms=self._result_due_ms,
+            outcome=Outcome("" if request.drawn else request.failure_reason),
+            terms=self._terms.now(),
         )
         try:
             await self._store.run(command)

@@ -6,12 +6,12 @@ Everything here happens inside a decision: a tool is pure, and its effects outsi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import Message
 
 from pay_core.ledger import Draft
-from pay_core.payment import Action, Direction, InstructionState, Step
+from pay_core.payment import Action, InstructionState, Step
 from pay_core.rules.rule_set import RuleSet
 from pay_core.tables import Instruction
 from paykit.store.command import Rows, Work
@@ -88,8 +88,8 @@ class PaymentTool(Protocol):
     - RESERVE: keeps money; RELEASE with ``reserve_id``: gives up ``amount_minor`` of what is still kept.
     """
 
-    name: ClassVar[str]
-    capabilities: ClassVar[Capabilities]
+    name: str
+    capabilities: Capabilities
 
     def reads(self, slot: int, currency: str, step: Step | Instruction, rows: Rows) -> Iterable[Key]:
         """The rows on the payment's slot that it may look at or change; called again as they are loaded."""
@@ -156,8 +156,3 @@ def same_place(instruction: Instruction, action: Action, amount_minor: int, **ch
         reference=instruction.reference,
         original_channel_order_id=instruction.channel_order_id,
     )._replace(**changes)
-
-
-def is_reverse(instruction: Instruction) -> bool:
-    """Whether an instruction undoes a part of its own payment."""
-    return instruction.direction == Direction.REVERSE

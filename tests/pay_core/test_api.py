@@ -6,11 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import select
 
 from pay_core.commands import SettleInstruction
 from pay_core.payment import CHANNEL
 from pay_core.tables import Account, Journal, Payment
+from pay_core.terms import Terms
+from pay_core.tools.base import Outcome
 from paykit import context as business_context
 from paykit.context import BusinessContext
 from paykit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -22,10 +25,16 @@ from paymesh.pay.v1 import ledger_service_pb2 as ledger_pb
 from paymesh.pay.v1 import pay_service_pb2 as pb
 from paymesh.pay.v1 import payment_pb2
 from tests.pay_core.conftest import Running
+from tests.pay_core.world import RULES
 
 BALANCE = payment_pb2.Funding(balance=payment_pb2.BalanceFunding())
 CARD = payment_pb2.Funding(channel=payment_pb2.ChannelFunding(channel="sandbox_card", token="tok_ok"))
+NO_INSTRUMENT = payment_pb2.Funding(channel=payment_pb2.ChannelFunding(token="tok_ok"))
+POINTS = payment_pb2.Funding(points=payment_pb2.PointsFunding())
+COUPON = payment_pb2.Funding(coupon=payment_pb2.CouponFunding(coupon_id=new_id("cpn", 1, 1_700_000_000_000)))
+NO_COUPON = payment_pb2.Funding(coupon=payment_pb2.CouponFunding())
 USER = payment_pb2.ACCOUNT_KIND_USER
+RETRY = payment_pb2.CASE_RESOLUTION_RETRY
 NOW_MS = 1_700_000_000_000
 
 
@@ -85,10 +94,17 @@ BAD: list[tuple[str, Any, str]] = [
     ("Transfer", transfer(amount=eur(100, "EURO")), "amount.currency_code"),
     ("Transfer", transfer(amount=None), "amount"),
     ("Transfer", transfer(fundings=[]), "fundings"),
-    ("Transfer", transfer(fundings=[BALANCE] * 5), "fundings"),
+    ("Transfer", transfer(fundings=[part(CARD, 10)] * 9), "fundings"),
+    ("Transfer", transfer(fundings=[part(BALANCE, 50), part(BALANCE, 50)]), "fundings"),
+    ("Transfer", transfer(fundings=[part(POINTS, 50), part(POINTS, 50)]), "fundings"),
+    ("Transfer", transfer(fundings=[part(COUPON, 50), part(COUPON, 50)]), "fundings"),
+    ("Transfer", transfer(fundings=[part(NO_COUPON, 100)]), "fundings[0].coupon.coupon_id"),
+    ("Transfer", transfer(fundings=[part(NO_INSTRUMENT, 100)]), "fundings[0].channel.instrument"),
+    ("Transfer", transfer(settlement_mode=9), "settlement_mode"),
+    ("Transfer", transfer(settlement_mode=2, time_to_live=Duration(seconds=401 * 86_400)), "time_to_live"),
+    ("Transfer", transfer(settlement_mode=2, time_to_live=Duration()), "time_to_live"),
     ("Transfer", transfer(fundings=[part(BALANCE, 99)]), "fundings"),
     ("Transfer", transfer(fundings=[part(BALANCE, 100, "USD")]), "fundings[0].amount.currency_code"),
-    ("Transfer", transfer(fundings=[part(CARD, 50), part(CARD, 50)]), "fundings"),
     ("Transfer", transfer(fundings=[payment_pb2.Funding()]), "fundings[0].tool"),
     ("Transfer", transfer(payees=[]), "payees"),
     ("Transfer", transfer(payees=[payee("bob", 99)]), "payees"),
@@ -102,6 +118,22 @@ BAD: list[tuple[str, Any, str]] = [
     ("Refund", refund(payment_id="pay_1"), "payment_id"),
     ("Refund", refund(payment_id=new_id("trd", 1, NOW_MS)), "payment_id"),
     ("Refund", refund(amount=None), "amount"),
+    ("Refund", refund(payee_reference="a b"), "payee_reference"),
+    ("CapturePayment", pb.CapturePaymentRequest(request_id="c1", payment_id="pay_1"), "payment_id"),
+    ("CapturePayment", pb.CapturePaymentRequest(payment_id=new_id("pay", 1, NOW_MS)), "request_id"),
+    ("VoidPayment", pb.VoidPaymentRequest(request_id="v1", payment_id="pay_1"), "payment_id"),
+    ("VoidPayment", pb.VoidPaymentRequest(request_id="v1", reason="R" * 33), "reason"),
+    ("PreviewPayment", pb.PreviewPaymentRequest(), "operation"),
+    ("PreviewPayment", pb.PreviewPaymentRequest(transfer=transfer(payees=[])), "payees"),
+    ("GetRules", pb.GetRulesRequest(version=-1), "version"),
+    ("GetCase", pb.GetCaseRequest(case_id="pay_1"), "case_id"),
+    ("ListCases", pb.ListCasesRequest(state=9), "state"),  # type: ignore[arg-type]
+    ("ResolveCase", pb.ResolveCaseRequest(request_id="x", case_id=new_id("cas", 1, NOW_MS)), "resolution"),
+    (
+        "ResolveCase",
+        pb.ResolveCaseRequest(request_id="x", case_id=new_id("cas", 1, NOW_MS), resolution=RETRY),
+        "reason",
+    ),
     ("GetPayment", pb.GetPaymentRequest(), "by"),
     ("ListPayments", pb.ListPaymentsRequest(payer_id="ann", page_size=201), "page_size"),
     ("ListPayments", pb.ListPaymentsRequest(payer_id="ann", page_token="x"), "page_token"),
@@ -119,21 +151,23 @@ async def written(running: Running) -> int:
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_refuses_every_malformed_request_and_names_the_field(running: Running, context: BusinessContext) -> None:
+    before = await written(running)
     for method, request, field in BAD:
         with pytest.raises(InvalidArgument) as caught:
             await getattr(running.pay, method)(request)
         named = [violation.field for violation in caught.value.violations]
         assert field in named, f"{method} {request}: {named}"
         assert caught.value.reason == "INVALID_FIELD"
-    assert await written(running) == 0
+    assert await written(running) == before
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_refuses_an_internal_call_without_context(running: Running) -> None:
+    before = await written(running)
     with pytest.raises(FailedPrecondition) as caught:
         await running.pay.Transfer(transfer())
     assert caught.value.reason == "CONTEXT_MISSING"
-    assert await written(running) == 0
+    assert await written(running) == before
 
 
 async def fund(running: Running, context: BusinessContext, amount_minor: int = 1000) -> None:
@@ -144,9 +178,8 @@ async def fund(running: Running, context: BusinessContext, amount_minor: int = 1
         made.payment_id,
         made.instructions[0].instruction_id,
         tool=CHANNEL,
-        channel_order_id=new_id("chn", 1, NOW_MS),
-        moved=(amount_minor, "EUR"),
-        result_due_ms=1000,
+        outcome=Outcome("", new_id("chn", 1, NOW_MS), (amount_minor, "EUR")),
+        terms=Terms(RULES, 1000, 1000),
     )
     await running.service.store.run(command)
 
