@@ -26,7 +26,8 @@ amounts = st.integers(min_value=1, max_value=10**15)
 
 
 def a_part(**changes: Any) -> PartInput:
-    return PartInput(**({"amount_minor": 500, "currency": "EUR", "payee_id": "shop.a"} | changes))
+    fields: dict[str, Any] = {"amount_minor": 500, "currency": "EUR", "payee_id": "shop.a"}
+    return PartInput(**(fields | changes))
 
 
 def an_instalment(due_at_ms: int | None, **changes: Any) -> PartInput:
