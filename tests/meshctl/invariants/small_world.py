@@ -21,7 +21,8 @@ from meshctl.layout import DatabaseUrl, Ports, configuration
 from meshctl.settings import SERVICES, MeshSettings
 from pay_core.api import PayApi, TransitApi
 from pay_core.consumers import ChannelResults
-from pay_core.settings import PayCoreSettings
+from pay_core.rules import RuleBook
+from pay_core.terms import TermsBook
 from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
 from paykit import context as business
 from paykit.clock import ManualClock
@@ -108,10 +109,11 @@ class SmallWorld:
         pay = self.stores["pay_core"]
         channels = Channels({})
         self._stack.push_async_callback(channels.close, grace_s=0)
-        results = ChannelResults(pay, channels, cast(PayCoreSettings, self.settings.pay_core))
+        terms = TermsBook(RuleBook(), RESULT_DUE_MS / 1000, RESULT_DUE_MS / 1000)
+        results = ChannelResults(pay, channels, terms)
         self._apis: dict[str, Any] = {
-            "PayService": PayApi(pay, RESULT_DUE_MS),
-            "TransitService": TransitApi(pay, RESULT_DUE_MS),
+            "PayService": PayApi(pay, terms),
+            "TransitService": TransitApi(pay, terms),
         }
 
         async def nobody(request: Any, context: BusinessContext) -> Any:
