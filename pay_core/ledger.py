@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -158,7 +157,8 @@ class Draft:
 def account_keys(refs: list[AccountRef]) -> list[Key]:
     """What a command must read to post to ``refs``: the accounts, and the books that date the journal."""
     keys = [key(Account, ref.account_key, "account_key") for ref in refs]
-    return keys + [book_key(slot, unit) for slot, unit in dict.fromkeys((ref.slot, ref.currency) for ref in refs)]
+    keys += [book_key(slot, unit) for slot, unit in {(ref.slot, ref.currency) for ref in refs}]
+    return keys
 
 
 def book_key(slot: int, unit: str) -> Key:
@@ -235,9 +235,9 @@ def post(work: Work, draft: Draft, payment_id: str, accounting_date: str = "") -
     ``accounting_date`` is the payment's; the journal gets it, or the next that is still open (``closing.dated``).
     """
     postings = draft.all_postings()
-    sums: Counter[str] = Counter()
+    sums: dict[str, int] = {}
     for ref, minor in postings:
-        sums[ref.currency] += minor
+        sums[ref.currency] = sums.get(ref.currency, 0) + minor
     assert sums
     assert not any(sums.values())
     date = _date(work, draft.slot, sums, accounting_date)
