@@ -145,9 +145,10 @@ def parts_paid_with(work: Work, policy: Policy, parent: Trade, attempt: PayAttem
 
     What the parent itself counts is ``parts.paid_fields``.
     """
+    is_merge = policy.catalogue.spec(parent.trade_type).parts is Parts.MERGED
     paid = []
     for part in parts_of(work, parent):
-        assert part.group_trade_id in ("", parent.id), f"{part.id} is paid by {part.group_trade_id}"
+        assert part.group_trade_id == (parent.id if is_merge else ""), f"{part.id} is paid by {part.group_trade_id}"
         spec = policy.catalogue.spec(part.trade_type)
         moved = TRADE.move(
             part,

@@ -16,7 +16,7 @@ from paykit.store.system import Outbox
 from paymesh.pay.v1 import pay_service_pb2
 from tests.trade_core.part_support import DAY_MS, OTHER_MERCHANT
 from tests.trade_core.support import MERCHANT, NOW_MS, POLICY, a_context, a_result, an_order, an_origin, fresh
-from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade
+from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade, RepriceTrade
 from trade_core.parts import PART_RELATIONS, PartInput
 from trade_core.payments import REFUND, TRANSFER
 from trade_core.refunds import RefundTrade, RetryRefund
@@ -103,7 +103,13 @@ class World:
         elif action == "merge":
             ids = tuple(trade.id for trade in trades[:2])
             merge: Any = {"trade_type": TradeType.MERGED_PAYMENT, "payee_id": "", "merged_trade_ids": ids}
-            self.create(**merge, pay_methods=(method,) if pick % 2 else ())
+            self.create(
+                **merge,
+                amount_minor=sum(trade.amount_minor for trade in trades[:2]),
+                pay_methods=(method,) * (pick % 2),
+            )
+        elif action == "reprice":
+            self.run(RepriceTrade(an_origin(), POLICY, trade_id, "EUR", amount_minor, ""))
         elif action == "refund":
             self.run(RefundTrade(an_origin(), POLICY, trade_id, "EUR", amount_minor, ""))
         elif action == "close":
@@ -117,9 +123,11 @@ class World:
             self.fire()
 
     def _hear(self, attempt: PayAttempt, is_success: bool) -> None:
+        """A payment ends, and the news of it comes twice."""
         call = self.calls[attempt.id]
         result = a_result(attempt.id, is_success, call.amount.amount_minor)
-        self.run(ApplyPaymentResult(Origin.event(a_context(), "test", fresh("msg")), POLICY, result))
+        for _ in range(2):
+            self.run(ApplyPaymentResult(Origin.event(a_context(), "test", fresh("msg")), POLICY, result))
         if not is_success:
             return
         if isinstance(call, pay_service_pb2.TransferRequest):
@@ -202,7 +210,9 @@ class World:
         assert kept_minor == sum(self.taken.values()) - sum(self.returned.values())
 
 
-actions = st.sampled_from(["pay", "pay", "part", "part", "merge", "refund", "close", "hear", "hear", "hear", "time"])
+actions = st.sampled_from(
+    ["pay", "pay", "part", "part", "merge", "refund", "reprice", "close", "hear", "hear", "hear", "time"]
+)
 steps = st.lists(st.tuples(actions, st.integers(0, 11), st.integers(1, 700)), max_size=30)
 
 
