@@ -178,7 +178,7 @@ def fail(
 
 def _tell_ended(work: Work, policy: Policy, spec: TradeTypeSpec, trade: Trade, attempt: PayAttempt) -> None:
     if trade.state == TradeState.CREATED:
-        tell_changed(work, trade)
+        tell_changed(work, trade, attempt)
         return
     if spec.operation is Operation.REFUND:
         released = domain.release_refund(_parent(work, trade), trade.amount_minor)

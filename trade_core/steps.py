@@ -243,6 +243,6 @@ def close(work: Work, policy: Policy, trade: Trade, reason: str, note: str = "")
     return trade
 
 
-def tell_changed(work: Work, trade: Trade) -> None:
-    """Tells that a trade's sums, parts or price are others now."""
-    work.publish(TRADE_CHANGED, wire.event(trade))
+def tell_changed(work: Work, trade: Trade, attempt: PayAttempt | None = None) -> None:
+    """Tells that a trade's sums, parts or price are others now, or that ``attempt`` came to nothing."""
+    work.publish(TRADE_CHANGED, wire.event(trade, attempt))

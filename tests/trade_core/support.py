@@ -183,6 +183,13 @@ class Bench:
         statement = select(table).where(table.c.trade_id == trade_id).order_by(table.c.attempt_no)
         return await self.store.fetch(PayAttempt, statement, slot=SLOT, shadow=False)
 
+    async def refunds(self, trade_id: str) -> list[Trade]:
+        """The refunds of a trade, asked for or not, by id."""
+        table = Trade.__table__
+        statement = select(table).where(table.c.trade_type == "REFUND", table.c.slot == SLOT).order_by(table.c.id)
+        rows = await self.store.fetch(Trade, statement, slot=SLOT, shadow=False)
+        return [row for row in rows if row.parent_trade_id == trade_id]
+
     async def counts(self) -> dict[str, int]:
         """How many rows each table has, over all shards."""
         result = {}

@@ -118,6 +118,14 @@ CREATE_FIELDS = [
     creating(["time_to_live"], time_to_live={"seconds": -5}),
     creating(["time_to_live"], time_to_live={"seconds": 30 * 86_400 + 1}),
     creating(["time_to_live"], time_to_live={"seconds": 5, "nanos": -1}),
+    creating(["hold_time_to_live"], hold_time_to_live={"seconds": 60}),
+    creating(["hold_time_to_live"], trade_type=trade_pb2.TRADE_TYPE_ESCROW, hold_time_to_live={"seconds": 0}),
+    creating(["hold_time_to_live"], trade_type=trade_pb2.TRADE_TYPE_ESCROW, hold_time_to_live={"seconds": 2**40}),
+    # parts
+    creating(["parts"], parts=[trade_pb2.TradePart(payee_id="p", amount=eur(1000))]),
+    creating(["parts[0].amount"], parts=[trade_pb2.TradePart(payee_id="p")]),
+    creating(["merged_trade_ids[0]"], merged_trade_ids=["trd_short"]),
+    creating(["merged_trade_ids"], merged_trade_ids=[TRADE_ID] * 17),
     # several at once
     creating(["request_id", "buyer_id", "amount.amount_minor"], request_id="", buyer_id="", amount=eur(0)),
 ]
@@ -140,13 +148,29 @@ METHOD_FIELDS = [
     creating(["pay_methods"], pay_methods=[card("t", amount=eur(999))]),
     creating(["pay_methods"], pay_methods=[card("t", amount=eur(1000)), BALANCE]),
     creating(["pay_methods"], pay_methods=[BALANCE, CARD]),
-    creating(["pay_methods"], pay_methods=[card("t", amount=eur(400)), card("u")]),
-    creating(["pay_methods"], pay_methods=[card("t", amount=eur(200)) for _ in range(5)]),
+    creating(["pay_methods"], pay_methods=[card("t", amount=eur(400)), card("u", amount=eur(300)), card("v")]),
+    creating(["pay_methods"], pay_methods=[card("t", amount=eur(100)) for _ in range(9)]),
+    creating(["pay_methods[0].wallet.wallet_token"], pay_methods=[trade_pb2.PayMethod(wallet=trade_pb2.WalletTool())]),
+    creating(["pay_methods[0].coupon.coupon_id"], pay_methods=[trade_pb2.PayMethod(coupon=trade_pb2.CouponTool())]),
     creating(["pay_methods[0]"], pay_methods=[trade_pb2.PayMethod(bank=trade_pb2.BankTool(bank_token="t"))]),
     creating(["pay_methods[0]"], trade_type=trade_pb2.TRADE_TYPE_TOP_UP, payee_id="", pay_methods=[BALANCE]),
 ]
 
 OTHER_FIELDS = [
+    Bad("CaptureTrade", pb.CaptureTradeRequest(request_id="r", trade_id=PAYMENT_ID), ["trade_id"]),
+    Bad(
+        "CaptureTrade",
+        pb.CaptureTradeRequest(request_id="r", trade_id=TRADE_ID, amount=eur(0)),
+        ["amount.amount_minor"],
+    ),
+    Bad("VoidTrade", pb.VoidTradeRequest(request_id="", trade_id=TRADE_ID), ["request_id"]),
+    Bad("VoidTrade", pb.VoidTradeRequest(request_id="r", trade_id=TRADE_ID, reason="\x7f"), ["reason"]),
+    Bad("RepriceTrade", pb.RepriceTradeRequest(request_id="r", trade_id=TRADE_ID), ["amount"]),
+    Bad(
+        "RepriceTrade",
+        pb.RepriceTradeRequest(request_id="r", trade_id=TRADE_ID, amount=eur(-5)),
+        ["amount.amount_minor"],
+    ),
     paying(["request_id"], request_id=""),
     paying(["trade_id"], trade_id=""),
     paying(["trade_id"], trade_id="trd_short"),
@@ -154,7 +178,7 @@ OTHER_FIELDS = [
     paying(["trade_id"], trade_id=TRADE_ID[:-1] + "\n"),
     paying(["trade_id"], trade_id=PAYMENT_ID),
     paying(["pay_methods"], pay_methods=[]),
-    paying(["pay_methods"], pay_methods=[BALANCE] * 5),
+    paying(["pay_methods"], pay_methods=[BALANCE] * 9),
     paying(["pay_methods[0].tool"], pay_methods=[trade_pb2.PayMethod()]),
     refunding(["request_id"], request_id=""),
     refunding(["trade_id"], trade_id=PAYMENT_ID),
