@@ -78,13 +78,13 @@ def end_ms(date: str) -> int:
 
 
 def dated(book: Book, accounting_date: str) -> str:
-    """The date of a journal of a payment that got ``accounting_date`` at intake: the first the book has open from it.
+    """The date of a journal of a payment that got ``accounting_date`` at intake: the same, or the first open after it.
 
-    Where none is (the payment's own slot was ahead of this one), or where the payment has no date, the open date.
+    The open date where the payment has none. A date of another slot's book may be ahead of this one.
     """
     if accounting_date and book.closing_date and accounting_date <= book.closing_date:
         return book.closing_date
-    return book.open_date
+    return max(accounting_date, book.open_date)
 
 
 def roll(book: Book, now_ms: int, drain_ms: int) -> Book:
@@ -101,8 +101,7 @@ def roll(book: Book, now_ms: int, drain_ms: int) -> Book:
         return msgspec.structs.replace(
             book, open_date=wanted, closed_through=days_after(wanted, -1), due_at_ms=end_ms(wanted)
         )
-    # A journal with entries in another unit may have been dated by that unit's book, which was ahead: no date of this
-    # one may then be passed over.
+    # Another slot's book, or another unit's, may have been ahead and dated a journal: no date is passed over then.
     is_ahead = book.used_date > book.open_date
     return BOOK.move(
         book,

@@ -219,7 +219,7 @@ def _use(work: Work, book: Book, date: str) -> None:
 
 
 def _date(work: Work, slot: int, units: Iterable[str], accounting_date: str) -> str:
-    """One date for the whole journal: the first that none of its units' books has closed, or passes over."""
+    """One date for the whole journal: the first that none of its units' books has closed or passes over."""
     books = [_book(work, slot, unit) for unit in units]
     date = max([closing.dated(book, accounting_date) for book in books])
     while len(books) > 1 and (later := max([closing.dated(book, date) for book in books])) > date:

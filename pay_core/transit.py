@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pay_core import ledger
+from pay_core import closing, ledger
 from pay_core.ledger import AccountKind, AccountRef, Draft, Leg, internal, owned
+from paykit.errors import FieldViolation, InvalidArgument
 from paykit.ids import slot_of
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key
@@ -39,6 +40,11 @@ class MoveTransit(Command[str]):
     def reads(self, rows: Rows) -> Iterable[Key]:
         return ledger.account_keys([self.account, self.in_transit])
 
+    def _check(self, work: Work) -> None:
+        """That the other slot's book is ahead of today by no more than a date closed early: InvalidArgument."""
+        if self.accounting_date > closing.days_after(closing.date_at(work.now_ms), 1):
+            raise InvalidArgument([FieldViolation("accounting_date", "has not begun")])
+
     def _post(self, work: Work, leg: Leg, debit: AccountRef, credit: AccountRef) -> str:
         draft = Draft(self.slot, self.account.currency)
         draft.move(self.instruction_id, self.amount_minor, leg, debit, credit)
@@ -49,6 +55,7 @@ class ReceiveTransit(MoveTransit):
     """Money from another slot arrives. It never fails: an account that is not there is made, a frozen one takes it."""
 
     def decide(self, work: Work) -> str:
+        self._check(work)
         return self._post(work, Leg.RECEIVED, self.in_transit, self.account)
 
 
@@ -56,6 +63,7 @@ class DrawTransit(MoveTransit):
     """Another slot wants money of an account here; the answer goes back as a durable call. "" where it is refused."""
 
     def decide(self, work: Work) -> str:
+        self._check(work)
         refusal = ledger.refusal(work, self.account, self.amount_minor, Draft(self.slot, self.account.currency))
         answer = ledger_service_pb2.SettleTransitRequest(
             instruction_id=self.instruction_id,

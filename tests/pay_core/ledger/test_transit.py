@@ -12,6 +12,7 @@ from pay_core.bookkeeping import FreezeAccount
 from pay_core.ledger import AccountKind
 from pay_core.tables import Account, Book, Journal
 from pay_core.transit import DrawTransit, MoveTransit, ReceiveTransit
+from paykit.errors import InvalidArgument
 from paymesh.pay.v1 import ledger_service_pb2
 from tests.pay_core.ledger.desk import ANN, DAY_MS, TODAY, TOMORROW, Desk, origin
 
@@ -76,7 +77,7 @@ def test_is_not_drawn_where_it_may_not_leave(is_frozen: bool, amount_minor: int,
 
 @pytest.mark.parametrize(
     ("date", "dated"),
-    [(TODAY, TODAY), (TOMORROW, TOMORROW), ("", TOMORROW), ("2023-11-01", TODAY), ("2023-11-30", TOMORROW)],
+    [(TODAY, TODAY), (TOMORROW, TOMORROW), ("", TOMORROW), ("2023-11-01", TODAY)],
 )
 def test_is_dated_with_its_payment_as_far_as_the_book_has_that_date_open(date: str, dated: str) -> None:
     desk = Desk()
@@ -86,3 +87,18 @@ def test_is_dated_with_its_payment_as_far_as_the_book_has_that_date_open(date: s
     journal_id = desk.run(move(ReceiveTransit, 700, date=date))
     (journal,) = [row for row in desk.all(Journal) if row.id == journal_id]
     assert journal.accounting_date == dated
+
+
+def test_may_be_dated_ahead_of_the_book_by_a_date_that_was_closed_early() -> None:
+    desk = Desk()
+    journal_id = desk.run(move(ReceiveTransit, 700, date=TOMORROW))
+    (journal,) = [row for row in desk.all(Journal) if row.id == journal_id]
+    assert journal.accounting_date == TOMORROW
+
+
+@pytest.mark.parametrize("kind", [ReceiveTransit, DrawTransit])
+def test_is_refused_with_a_date_that_no_payment_can_have(kind: type[MoveTransit]) -> None:
+    desk = Desk()
+    with pytest.raises(InvalidArgument):
+        desk.run(move(kind, 700, date="2023-11-17"))
+    assert desk.all(Journal) == []
