@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -54,6 +54,13 @@ def argument(kind: type[T]) -> T:
 def answer(outcome: object) -> None:
     """Hands the result to the process that started this one."""
     print(msgspec.json.encode(outcome).decode(), flush=True)
+
+
+def checked(result: Any) -> Any:
+    """The response in the result of one item of a Batch call; LoadFailed where it has none."""
+    if result.status.code:
+        raise LoadFailed(f"refused: {result.status}")
+    return result.response
 
 
 def cpu_s() -> float:

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import TypeVar, cast
 
 from google.protobuf.wrappers_pb2 import StringValue
 from sqlalchemy.exc import DBAPIError
@@ -37,6 +38,8 @@ BASELINE_CONNECTIONS = 16  # a usual pool; see docs/performance.md for one per c
 
 _CLOCK = SystemClock()
 _numbers = itertools.count()
+
+R = TypeVar("R")
 
 
 class LedgerTransfer(Command[str]):
@@ -83,17 +86,18 @@ class OnePerTransaction:
         self._engines = {name: ShardEngines(shard.live, settings) for name, shard in shards.items()}
         self._store = store
 
-    async def run(self, command: LedgerTransfer) -> None:
-        """Runs it, again where it lost a race, as such a service would."""
+    async def run(self, command: Command[R]) -> R:
+        """Its result. Runs it again where it lost a race, as such a service would."""
         engine = self._engines[self._store.map.shard_of(command.slot)].writer
         waiting = Waiting(command, asyncio.get_running_loop().create_future(), 0.0)
         while True:
             async with engine.connect() as connection:
                 try:
                     batch = Batch(_CLOCK.now_ms(), 5_000)
-                    await connection.run_sync(prepare_batch, batch, [waiting], 1, True)
+                    outcome = await connection.run_sync(prepare_batch, batch, [waiting], 1, True)
                     await connection.commit()
-                    return
+                    ((_, result),) = outcome.done
+                    return cast(R, result)
                 except (StaleRow, DBAPIError) as error:
                     await connection.rollback()
                     if isinstance(error, DBAPIError) and not is_contention(error):

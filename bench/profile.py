@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import children, counters, purchases, report
+from bench.flow import Outcome, Pace
 from meshctl.processes import require_program
 from meshctl.settings import SANDBOX, SERVICES
 from meshctl.stack import Stack, running_stack
@@ -61,17 +62,17 @@ def main(
     write: Annotated[bool, typer.Option("--write", help="Put the two CPU tables into docs/performance.md.")] = False,
 ) -> None:
     """Print CPU and work per purchase by process, then where each Python process spends its time."""
-    load = msgspec.structs.replace(purchases.UNARY if unary else purchases.BATCH, seconds=seconds)
+    pace = msgspec.structs.replace(purchases.UNARY if unary else purchases.BATCH, seconds=seconds)
     console = Console(width=WIDTH)
     with tempfile.TemporaryDirectory(prefix="paymesh-bench-") as folder:
         kept = out or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
         with running_stack(Path(folder) / "stack", buffer_pool_mb=BUFFER_POOL_MB) as stack:
             # What is compiled, cached or made once belongs to no purchase.
-            purchases.measure(stack.config, msgspec.structs.replace(load, seconds=WARMING_S))
-            used = undisturbed(stack, load)
+            purchases.measure(stack.config, msgspec.structs.replace(pace, seconds=WARMING_S))
+            used = undisturbed(stack, pace)
             console.print(used.cpu_table(), used.work_table())
-            samples = {name: read(recording) for name, recording in sampled(stack, load, kept).items()}
+            samples = {name: read(recording) for name, recording in sampled(stack, pace, kept).items()}
         parts = parts_rows(used, samples)
         console.print(_table("CPU ms per purchase, by whose code was running", PARTS_HEADINGS, parts))
         for name, found in samples.items():
@@ -87,25 +88,25 @@ def main(
 class Used(msgspec.Struct, frozen=True):
     """What a run used and did: CPU seconds by process, and the services' and servers' own counts."""
 
-    outcome: purchases.Outcome
+    outcome: Outcome
     cpu_s: dict[str, float]
     done: dict[tuple[str, str], float]
 
     def cpu_ms(self, process: str) -> float:
         """CPU milliseconds of a process per purchase."""
-        return 1000 * self.cpu_s[process] / self.outcome.paid
+        return 1000 * self.cpu_s[process] / self.outcome.count
 
     def headline(self) -> str:
         """The run in a line."""
         sample = self.outcome.sample
         return (
-            f"{self.outcome.paid} purchases, {sample.per_second:.0f} PAID/s, "
+            f"{self.outcome.count} purchases, {sample.per_second:.0f} PAID/s, "
             f"p50 {sample.p50_ms:.0f} ms, p99 {sample.p99_ms:.0f} ms"
         )
 
     def cpu_rows(self) -> list[tuple[str, str, str]]:
         """Process, CPU milliseconds per purchase, share; all of them last, with the rate that the cores allow."""
-        total_ms, cores = 1000 * sum(self.cpu_s.values()) / self.outcome.paid, psutil.cpu_count() or 1
+        total_ms, cores = 1000 * sum(self.cpu_s.values()) / self.outcome.count, psutil.cpu_count() or 1
         names = sorted(self.cpu_s, key=lambda name: -self.cpu_s[name])
         rows = [(name, f"{self.cpu_ms(name):.2f}", f"{self.cpu_ms(name) / total_ms:.0%}") for name in names]
         return [*rows, (f"all: at most {1000 * cores / total_ms:.0f}/s on {cores} cores", f"{total_ms:.2f}", "100%")]
@@ -118,30 +119,30 @@ class Used(msgspec.Struct, frozen=True):
         """What each process did per purchase."""
         rows = []
         for (process, what), count in self.done.items():
-            rows.append((process, what, f"{count / self.outcome.paid:.2f}"))
+            rows.append((process, what, f"{count / self.outcome.count:.2f}"))
             if what == "transactions" and count:
                 rows.append((process, "commands in a transaction", f"{self.done[process, 'commands'] / count:.1f}"))
         return _table("Work per purchase", ("process", "what", "per purchase"), rows)
 
 
-def undisturbed(stack: Stack, load: purchases.Load) -> Used:
+def undisturbed(stack: Stack, pace: Pace) -> Used:
     """Runs the load with nothing beside it."""
     cpu_before_s, work_before = counters.cpu_s(stack), counters.work(stack)
-    outcome = purchases.measure(stack.config, load)
+    outcome = purchases.measure(stack.config, pace)
     counters.settle(stack)  # recon goes on a little after the last trade is paid: that belongs to it too
     cpu_after_s, work_after = counters.cpu_s(stack), counters.work(stack)
     used_s = {name: cpu_after_s[name] - cpu_before_s[name] for name in cpu_after_s} | {"load": outcome.cpu_s}
     return Used(outcome, used_s, counters.since(work_before, work_after))
 
 
-def sampled(stack: Stack, load: purchases.Load, folder: Path) -> dict[str, Path]:
+def sampled(stack: Stack, pace: Pace, folder: Path) -> dict[str, Path]:
     """Runs the load while py-spy samples each Python process; its collapsed stacks, by process."""
     records = stack.running()
-    child = purchases.start(stack.config, load)
-    time.sleep(load.warm_s)  # py-spy shall see the steady part, and there is no event that tells its begin
-    spies = {name: _spy(records[name].pid, folder / f"{name}.raw", load.seconds) for name in PYTHON}
-    spies["load"] = _spy(child.pid, folder / "load.raw", load.seconds)
-    children.result(child, purchases.Outcome, load.warm_s + load.seconds)
+    child = purchases.start(stack.config, pace)
+    time.sleep(pace.warm_s)  # py-spy shall see the steady part, and there is no event that tells its begin
+    spies = {name: _spy(records[name].pid, folder / f"{name}.raw", pace.seconds) for name in PYTHON}
+    spies["load"] = _spy(child.pid, folder / "load.raw", pace.seconds)
+    children.result(child, Outcome, pace.warm_s + pace.seconds)
     for name, spy in spies.items():
         errors = spy.communicate(timeout=60)[1]
         if spy.returncode != 0:

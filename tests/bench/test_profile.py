@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.flow import Outcome
 from bench.measure import Sample
 from bench.profile import SAMPLED, Used, parts_rows, read
-from bench.purchases import Outcome
 
 STACKS = """\
 run (uvloop/__init__.py:92);Runner.run (asyncio/runners.py:118);Lane._run (paykit/store/executor.py:1) 3
@@ -27,7 +27,7 @@ def test_stacks_are_counted_by_function_and_waiting_threads_left_out(tmp_path: P
 def test_a_package_costs_its_share_of_the_cpu_time_of_its_process(tmp_path: Path) -> None:
     recording = tmp_path / "x.raw"
     recording.write_text(STACKS)
-    used = Used(Outcome(Sample(1, 1, 1), paid=100, cpu_s=1.0), dict.fromkeys(SAMPLED, 0.4), {})
+    used = Used(Outcome(Sample(1, 1, 1), count=100, cpu_s=1.0), dict.fromkeys(SAMPLED, 0.4), {})
     rows = {row[0]: row[1:] for row in parts_rows(used, dict.fromkeys(SAMPLED, read(recording)))}
     assert rows["paykit/store"][1] == "2.00", "half of the 4 ms that a purchase costs each process"
     assert rows["paykit/store"][0] == f"{2 * len(SAMPLED):.2f}"
