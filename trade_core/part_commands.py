@@ -12,11 +12,11 @@ from paykit.store.command import Work
 from trade_core import parts as laws
 from trade_core import steps, wire
 from trade_core import trade as domain
-from trade_core.part_rows import parent_of, parts_of
+from trade_core.part_rows import parent_of, parts_of, refunds_under_way
 from trade_core.parts import PartInput
 from trade_core.steps import TRADE_CREATED, TRADE_PAID, NewTrade, Policy
 from trade_core.tables import PayAttempt, Trade, TradeRelation
-from trade_core.trade import OVER, TRADE, PayMethod, RelationKind, TradeState
+from trade_core.trade import OVER, TRADE, PayMethod, Purpose, RelationKind, TradeState
 from trade_core.types import Parts, TradeType
 
 INSTALMENT_UNPAID = "INSTALMENT_UNPAID"
@@ -239,8 +239,9 @@ def expire_partly_paid(work: Work, policy: Policy, parent: Trade, reason: str, n
     parent = steps.close(work, policy, parent, reason, note)
     closed, to_refund = [], []
     for part in parts_of(work, parent):
-        if part.state == TradeState.PAID and part.refundable_minor:
-            to_refund.append(part)
+        if part.state == TradeState.PAID:
+            _insist(work, part)
+            to_refund += [part] if part.refundable_minor else []
         elif part.state in OVER:
             continue
         elif _is_unknown(work, part):
@@ -248,6 +249,14 @@ def expire_partly_paid(work: Work, policy: Policy, parent: Trade, reason: str, n
         else:
             closed.append(steps.close(work, policy, part, reason))
     return Unwound(parent, closed, to_refund)
+
+
+def _insist(work: Work, part: Trade) -> None:
+    """Refunds of a paid part that a caller began are tried until they are done, now that its order is over."""
+    for refund in refunds_under_way(work, part):
+        if not refund.purpose:
+            late = msgspec.structs.replace(refund, purpose=Purpose.LATE.value)
+            work.update(late, parent_id=part.id, note=Purpose.LATE.value)
 
 
 def _is_unknown(work: Work, part: Trade) -> bool:

@@ -10,8 +10,10 @@ from trade_core import parts as laws
 from trade_core.parts import PartPayee
 from trade_core.steps import NewTrade, Policy
 from trade_core.tables import PayAttempt, Trade, TradeRelation
-from trade_core.trade import OVER, AttemptState, TradeState
+from trade_core.trade import OVER, AttemptState, RelationKind, TradeState
 from trade_core.types import TOGETHER, Parts
+
+_REFUND_OF = RelationKind.REFUND_OF
 
 # What to read
 
@@ -40,6 +42,8 @@ def part_keys(rows: Rows, trade: Trade) -> Iterable[Key]:
 def closing_keys(rows: Rows, trade: Trade) -> Iterable[Key]:
     """What a command reads beside ``trade`` that may close its whole order: by the caller's wish, or as time is up."""
     yield from part_keys(rows, trade)
+    if trade.parent_trade_id:
+        yield key(TradeRelation, trade.parent_trade_id, "parent_trade_id")  # with the parent, not after it
     whole = rows.get(Trade, trade.parent_trade_id) if trade.parent_trade_id else trade
     if whole is None or whole.state in OVER:
         return
@@ -47,6 +51,23 @@ def closing_keys(rows: Rows, trade: Trade) -> Iterable[Key]:
     for part in parts_of(rows, whole):
         if part.state in (TradeState.PAYING, TradeState.PAID):
             yield key(PayAttempt, part.id, "trade_id")
+        if _has_refund_under_way(part):
+            yield key(TradeRelation, part.id, "parent_trade_id")
+            for relation in rows.many(TradeRelation, "parent_trade_id", part.id):
+                yield key(Trade, relation.child_trade_id)
+
+
+def _has_refund_under_way(part: Trade) -> bool:
+    return part.refunded_minor + part.refundable_minor < part.paid_minor
+
+
+def refunds_under_way(work: Work, part: Trade) -> list[Trade]:
+    """The refunds of a paid part that are not done yet."""
+    if not _has_refund_under_way(part):
+        return []
+    relations = work.many(TradeRelation, "parent_trade_id", part.id)
+    refunds = [work.get(Trade, relation.child_trade_id) for relation in relations if relation.kind == _REFUND_OF]
+    return [refund for refund in refunds if refund is not None and refund.state not in OVER]
 
 
 def refund_keys(rows: Rows, trade: Trade) -> Iterable[Key]:
@@ -95,9 +116,9 @@ def check_payable(work: Work, policy: Policy, trade: Trade) -> None:
 def payees_of(policy: Policy, parent: Trade, parts: Sequence[Trade]) -> list[PartPayee]:
     """Who is paid by the one payment of a parent whose parts are paid together: they add up to its amount.
 
-    Empty for any other trade.
+    Empty for any other trade, and for one that is over, whose parts have gone their own ways.
     """
-    if policy.catalogue.spec(parent.trade_type).parts not in TOGETHER:
+    if parent.state in OVER or policy.catalogue.spec(parent.trade_type).parts not in TOGETHER:
         return []
     payees = [
         PartPayee(part.payee_id, policy.catalogue.spec(part.trade_type).payee, part.amount_minor, part.id)

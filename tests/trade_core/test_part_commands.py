@@ -219,6 +219,14 @@ async def test_a_merged_payment_that_the_customer_confirms_too_late_is_given_bac
     await check_laws(bench, group.id)
 
 
+async def test_a_merged_payment_that_is_over_is_not_paid_whatever_its_orders_cost_now(bench: Bench) -> None:
+    orders = await two_orders(bench)
+    group = (await merge(bench, orders)).trade
+    await close(bench, group.id)
+    await bench.store.run(RepriceTrade(an_origin(), POLICY, orders[0].id, "EUR", 1, ""))
+    assert await reason_of(bench.pay(group.id)) == "ILLEGAL_STATE"
+
+
 # Split purchases
 
 

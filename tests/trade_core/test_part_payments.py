@@ -28,8 +28,11 @@ from tests.trade_core.support import (
     BUYER,
     MERCHANT,
     NOW_MS,
+    POLICY,
     Bench,
+    an_origin,
 )
+from trade_core.refunds import RetryRefund
 from trade_core.tables import Trade
 from trade_core.trade import PayMethod
 from trade_core.types import Tool, TradeType
@@ -116,6 +119,27 @@ async def test_what_was_refunded_before_is_not_given_back_again(bench: Bench) ->
     amounts = sorted(refund.amount_minor for refund in await refunds_of(bench, await bench.trade(second.id)))
     assert amounts == [100, second.amount_minor - 100]
     await check_laws(bench, plan.id)
+
+
+async def test_a_refund_under_way_when_the_plan_ends_is_tried_until_it_is_done(bench: Bench) -> None:
+    plan = (await a_plan(bench)).trade
+    first, second, _ = sorted(await parts(bench, plan), key=lambda part: part.due_at_ms or 0)
+    await ends(bench, (await bench.pay(first.id)).trade)
+    asked = (await bench.refund(first.id, 100)).trade
+    bench.clock.advance(2 * DAY_MS)
+    assert await expire(bench, second.id) is not None
+    (rest,) = [refund for refund in await refunds_of(bench, first) if refund.id != asked.id]
+    assert rest.amount_minor == first.amount_minor - 100
+    await ends(bench, rest)
+    failed = await ends(bench, asked, is_success=False)
+    assert (failed.state, failed.purpose) == ("CREATED", "LATE")
+    assert failed.due_at_ms is not None
+    bench.clock.advance(failed.due_at_ms - bench.clock.now_ms())
+    again = await bench.store.run(RetryRefund(an_origin(), POLICY, asked.id))
+    assert again is not None
+    await ends(bench, again.trade)
+    first = await bench.trade(first.id)
+    assert (first.refunded_minor, first.refundable_minor) == (first.amount_minor, 0)
 
 
 @pytest.mark.parametrize("is_success", [True, False])
