@@ -41,9 +41,9 @@ class ProjectTrade(Command[None]):
     def decide(self, work: Work) -> None:
         listed = work.get(MerchantTrade, self.trade.trade_id, "trade_id")
         if listed is None:
-            work.insert(_row(self.trade, work.new_id("mtr"), self.slot), audit=False)
+            work.insert(row_of(self.trade, work.new_id("mtr"), self.slot), audit=False)
         elif listed.trade_version < self.trade.version:
-            later = _row(self.trade, listed.id, self.slot)
+            later = row_of(self.trade, listed.id, self.slot)
             work.update(msgspec.structs.replace(later, version=listed.version), audit=False)
 
 
@@ -55,7 +55,8 @@ def to_command(context: BusinessContext, message_id: str, subject: str, body: by
     return ProjectTrade(Origin.event(context, CONSUMER, message_id), trade)
 
 
-def _row(trade: trade_pb2.Trade, id_: str, slot: int) -> MerchantTrade:
+def row_of(trade: trade_pb2.Trade, id_: str, slot: int) -> MerchantTrade:
+    """A trade as it is listed."""
     return MerchantTrade(
         id=id_,
         slot=slot,

@@ -205,7 +205,7 @@ class _Missing:
 
     @property
     def parts(self) -> list[str]:
-        return list(self._reasons)
+        return sorted(self._reasons)
 
     async def unless(self, service: str, asked: Awaitable[A]) -> A | None:
         """What ``service`` answers; None, and noted, where it does not."""
