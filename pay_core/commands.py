@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -14,6 +15,7 @@ from pay_core.facts import facts_of, facts_of_order, refund_facts
 from pay_core.orchestration import Orchestration, PaymentView
 from pay_core.payment import (
     BALANCE,
+    COUPON,
     FEES,
     PAYMENT,
     Action,
@@ -50,8 +52,9 @@ def new_payment(
     source_id: str,
     rules_version: int,
     original_payment_id: str | None = None,
+    **columns: Any,
 ) -> Payment:
-    """A payment that has just been accepted, with its accounting date."""
+    """A payment that has just been accepted, with its accounting date. ``columns``: those that have a default."""
     slot = slot_of(payer_id) if original_payment_id is None else slot_in(original_payment_id)
     return Payment(
         id=work.new_id("pay"),
@@ -75,6 +78,7 @@ def new_payment(
         finished_at_ms=None,
         rules_version=rules_version,
         accounting_date=ledger.intake_date(work, slot, currency),
+        **columns,
     )
 
 
@@ -93,13 +97,18 @@ class StartPayment(Command[PaymentView]):
         self._fundings = chains.funding_steps(order, self.decision)
         self._touched = chains.touched(order, self._fundings, self.decision)
         self._usage_keys = usage_keys(order.payer_id, self.decision.limits, order.currency)
+        self._has_coupon = any(funding.tool == COUPON for funding in order.fundings)
+        self._keys: list[Key] | None = None
 
     @property
     def name(self) -> str:
         return self.order.operation.capitalize()
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        return self._usage_keys + step_keys(rows, self.slot, self.order.currency, self._touched)
+        # Asked for in rounds: only a coupon leads to further rows.
+        if self._keys is None or self._has_coupon:
+            self._keys = self._usage_keys + step_keys(rows, self.slot, self.order.currency, self._touched)
+        return self._keys
 
     def decide(self, work: Work) -> PaymentView:
         order, decision = self.order, self.decision
@@ -107,6 +116,7 @@ class StartPayment(Command[PaymentView]):
         intake = Intake(order.payer_id, order.currency, merchants, self.terms.rules, work.now_ms)
         fundings = [TOOLS[step.tool].prepare(work, step, intake) for step in self._fundings]
         shares = chains.share_steps(order, decision, fundings)
+        expires_in_ms, is_kept = order.expires_in_ms, order.settlement_mode != SettlementMode.IMMEDIATE
         payment = new_payment(
             work,
             order.operation,
@@ -115,22 +125,15 @@ class StartPayment(Command[PaymentView]):
             order.amount_minor,
             self.source_id,
             decision.rules_version,
-        )
-        usages = count_usage(work, payment, decision.limits)
-        payee_fee_minor = sum([fee.amount_minor for fee in decision.fees]) - decision.payer_fee_minor
-        if order.settlement_mode == SettlementMode.IMMEDIATE:
-            plan, expires_at_ms = Plan(usages=usages), None
-        else:
-            assert order.expires_in_ms is not None
-            plan, expires_at_ms = Plan(tuple(shares), usages), work.now_ms + order.expires_in_ms
-        payment = msgspec.structs.replace(
-            payment,
             settlement_mode=order.settlement_mode.value,
             payer_fee_minor=decision.payer_fee_minor,
-            payee_fee_minor=payee_fee_minor,
-            expires_at_ms=expires_at_ms,
-            plan=stored(plan),
+            payee_fee_minor=sum([fee.amount_minor for fee in decision.fees]) - decision.payer_fee_minor,
+            expires_at_ms=None if expires_in_ms is None else work.now_ms + expires_in_ms,
         )
+        usages = count_usage(work, payment, decision.limits)
+        if is_kept or usages:
+            plan = Plan(tuple(shares) if is_kept else (), usages)
+            payment = msgspec.structs.replace(payment, plan=stored(plan))
         steps = chains.chain(Parts(order, decision, fundings, shares))
         return Orchestration.start(work, payment, steps, self.terms).advance()
 
@@ -210,9 +213,10 @@ class Refund(Command[PaymentView]):
             self.source_id,
             decision.rules_version,
             original.id,
+            is_repair=int(self.is_repair),
         )
         usages = count_usage(work, payment, decision.limits)
-        payment = msgspec.structs.replace(payment, is_repair=int(self.is_repair), plan=stored(Plan(usages=usages)))
+        payment = msgspec.structs.replace(payment, plan=stored(Plan(usages=usages)))
         run = Orchestration.start(work, payment, steps, self.terms)
         reserve_original(work, original.id, run.chain, 1)
         return run.advance()

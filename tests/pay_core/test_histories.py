@@ -194,6 +194,14 @@ class AnyHistory(RuleBasedStateMachine):
         send = self.world.accept if is_late else self.world.deliver
         send(message, provider_agrees=agrees, reason=reason, settled_minor=moved)
 
+    @precondition(lambda self: self.world.calls)
+    @rule(agrees=st.sampled_from([True, True, True, False]), reason=refusals)
+    def deliver_what_waits(self, agrees: bool, reason: str) -> None:
+        for _ in range(len(self.world.calls)):
+            message = self.world.calls.pop(0)
+            self.delivered.append(message)
+            self.world.deliver(message, provider_agrees=agrees, reason=reason)
+
     @precondition(lambda self: self.delivered)
     @rule(data=st.data())
     def deliver_again(self, data: st.DataObject) -> None:
@@ -206,7 +214,7 @@ class AnyHistory(RuleBasedStateMachine):
         if not is_lost:
             self.world.tell(result)
 
-    @rule(pause_ms=st.sampled_from([500, 3_000, 60_000, 3_600_000, 8 * 86_400_000]))
+    @rule(pause_ms=st.sampled_from([500, 3_000, 3_000, 60_000, 60_000, 3_600_000, 8 * 86_400_000]))
     def time_passes(self, pause_ms: int) -> None:
         self.world.now_ms += pause_ms
         for payment in self.world.all(Payment):
