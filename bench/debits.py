@@ -66,7 +66,7 @@ class Debit(Command[bool]):
         return True
 
 
-class _Fund(Debit):
+class Fund(Debit):
     """The other way round: from where no floor is."""
 
     def decide(self, work: Work) -> bool:
@@ -116,7 +116,7 @@ async def run(shards: dict[str, ShardSettings], rounds: int, seconds: float) -> 
     proof = Proof(store)
     samples: dict[str, list[Sample]] = {way: [] for way in ways}
     try:
-        await store.run(_Fund(FUNDS_MINOR))
+        await store.run(Fund(FUNDS_MINOR))
         for _ in range(4 * PAYEES // CALLERS):  # every account is made first
             await asyncio.gather(*(proof.debit(store.run) for _ in range(CALLERS)))
         for _ in range(rounds):
