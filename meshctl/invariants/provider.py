@@ -10,8 +10,8 @@ from channel_gateway.tables import ChannelOrder
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Slice
 from pay_core.tables import Instruction, Payment
-from trade_core.tables import Trade
 from trade_core.catalogue import TRADE_TYPES
+from trade_core.tables import Trade
 from trade_core.types import TradeType
 
 _REFUND = "REFUND"
@@ -97,18 +97,24 @@ def instructions_agree_with_orders(world: Slice, tally: Tally) -> None:
 
 
 def refunds_fit_payments(world: Slice, tally: Tally) -> None:
-    """What a payment, and each of its instructions, has given back or is giving back are its refunds, and never more
-    than was paid."""
+    """What a payment, and each of its instructions, has given back or is giving back are its refunds and reversals,
+    and never more than was paid."""
     done: Counter[str] = Counter()
     pending: Counter[str] = Counter()
     reserved: Counter[str] = Counter()
     for refund in world.rows(Payment):
         if refund.operation != _REFUND or refund.original_payment_id is None or refund.state == "FAILED":
             continue
-        (done if refund.state == "SUCCEEDED" else pending)[refund.original_payment_id] += refund.amount_minor
-        for instruction in world.chains.get(refund.id, []):
-            if instruction.direction == "FORWARD":
-                reserved[instruction.reverses_id or ""] += instruction.amount_minor
+        given = done if refund.state == "SUCCEEDED" else pending
+        for instruction in _giving_back(world.chains.get(refund.id, [])):
+            reserved[instruction.reverses_id or ""] += instruction.amount_minor
+            if instruction.action == "COLLECT":
+                given[refund.original_payment_id] += instruction.amount_minor
+    for instruction in world.rows(Instruction):
+        if instruction.direction == "REVERSE" and instruction.attempt_no == 1 and instruction.reverses_id:
+            original = world.instructions.get(instruction.reverses_id)
+            if original is not None and original.payment_id == instruction.payment_id:
+                reserved[original.id] += instruction.amount_minor
     for payment in world.rows(Payment):
         tally.count()
         told = (payment.refunded_minor, payment.refunding_minor)
@@ -124,6 +130,23 @@ def refunds_fit_payments(world: Slice, tally: Tally) -> None:
             instruction.id,
             f"says {instruction.refunded_minor} of {instruction.amount_minor} given back, refunds say {found_minor}",
         )
+
+
+def _giving_back(chain: list[Instruction]) -> list[Instruction]:
+    """What a refund does for what it gives back; what comes out of suspense was never a part of the payment.
+
+    Left out is what failed and was replaced by another way.
+    """
+    last = {(ins.action, ins.reverses_id): ins.seq for ins in sorted(chain, key=lambda ins: ins.seq) if _is_refund(ins)}
+    return [
+        ins
+        for ins in chain
+        if _is_refund(ins) and (ins.state != "FAILED" or ins.seq == last[ins.action, ins.reverses_id])
+    ]
+
+
+def _is_refund(instruction: Instruction) -> bool:
+    return instruction.direction == "FORWARD" and instruction.reverses_id is not None
 
 
 def followers_fit_originals(world: Slice, tally: Tally) -> None:

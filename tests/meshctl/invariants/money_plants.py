@@ -84,8 +84,13 @@ PROVIDER = (
     ),
     Plant(
         "another amount at the provider",
-        {"1h", "2b"},
+        {"1h", "2b", "2c"},
         ((BOOK, "UPDATE entry SET amount_minor = amount_minor + 1 WHERE kind = 'payout'"),),
+    ),
+    Plant(
+        "more moved than was asked for",
+        {"1h", "2c"},
+        ((BOOK, "UPDATE entry SET moved_minor = amount_minor + 1 WHERE kind = 'payout'"),),
     ),
     Plant(
         "an order that only the provider knows",

@@ -39,7 +39,7 @@ STATES = (
     Plant("a changed entry", {"3c"}, ((PAY, "UPDATE entry SET version = 2 WHERE id = (SELECT min(id) FROM entry)"),)),
     Plant(
         "a failed payment that keeps its money",
-        {"3d"},
+        {"2e", "3d"},
         ((PAY, "UPDATE instruction SET reverses_id = NULL WHERE direction = 'REVERSE'"),),
     ),
     Plant(
@@ -60,7 +60,7 @@ LIVENESS = (
     Plant("an order that hangs", {"4a", "4b", "4c"}, at_work=True, later_ms=HOUR_MS),
     Plant(
         "undone while unknown",
-        {"4d", "5c"},
+        {"2e", "4d", "5c"},
         (
             (
                 PAY,
