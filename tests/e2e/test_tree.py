@@ -11,7 +11,8 @@ from sqlalchemy import select
 
 from meshctl.embedded import EmbeddedMesh
 from meshctl.scenarios import Desk
-from meshctl.scenarios.desk import MERCHANT, bank, card, from_balance
+from meshctl.scenarios.desk import MERCHANT, bank, card, from_balance, money
+from pay_core.tables import Hold
 from paykit.context import BusinessContext, use
 from paykit.errors import NotFound
 from paykit.events.message import Message, to_headers
@@ -27,6 +28,7 @@ from tests.paykit.events.waits import until
 from trade_core.tables import TradeRelation
 
 PURCHASE = trade_pb2.TRADE_TYPE_PURCHASE
+PRE_AUTHORIZATION = trade_pb2.TRADE_TYPE_PRE_AUTHORIZATION
 NOW_MS = 1_700_000_000_000
 NAMED = (trade_pb2.ATTEMPT_STATE_EFFECTIVE, trade_pb2.ATTEMPT_STATE_AUTHORIZED)
 MOVING = (payment_pb2.INSTRUCTION_ACTION_COLLECT, payment_pb2.INSTRUCTION_ACTION_DISBURSE)
@@ -134,6 +136,72 @@ async def test_any_id_of_an_order_gives_all_of_it(desk: Desk, mesh: EmbeddedMesh
         assert await tree(desk, id_) == whole, id_
 
 
+async def held(desk: Desk, trade_type: int, buyer: str, shop: str, method: trade_pb2.PayMethod) -> trade_pb2.Trade:
+    """An order whose money is reserved or kept: 10.00."""
+    made = await desk.order(trade_type, buyer, 1000, method, payee_id=shop)
+    trade = await desk.finished(made.trade_id)
+    desk.expect_state(trade, "AUTHORIZED")
+    return trade
+
+
+async def captured(desk: Desk, trade_id: str, amount_minor: int, *, keep_rest: bool = False) -> trade_pb2.Trade:
+    """What becomes of a held order when some of its money is taken."""
+    request = pb.CaptureTradeRequest(
+        request_id=f"{trade_id}/{amount_minor}", trade_id=trade_id, amount=money(amount_minor), keep_rest=keep_rest
+    )
+    await desk.trades.CaptureTrade(request, timeout=20)
+
+    async def is_settled() -> bool:
+        return (await desk.trade(trade_id)).state != trade_pb2.TRADE_STATE_SETTLING
+
+    await until(is_settled)
+    return await desk.trade(trade_id)
+
+
+async def test_a_hold_leads_to_its_order(desk: Desk, mesh: EmbeddedMesh) -> None:
+    ann, shop = desk.name("ann"), desk.name("shop")
+    await desk.top_up(ann, 1000)
+    trade = await held(desk, PRE_AUTHORIZATION, ann, shop, from_balance())
+    payment_id = trade.attempts[0].payment_id
+    whole = await tree(desk, trade.trade_id)
+    assert list(wrong(whole)) == []
+    assert [payment.state for payment in whole.payments] == [payment_pb2.PAYMENT_STATE_AUTHORIZED]
+    assert list(whole.journals) == []
+    hold = await row_of(mesh, "pay_core", Hold, "payment_id", payment_id)
+    assert (await tree(desk, hold.id)).trades == whole.trades
+    desk.expect_state(await captured(desk, trade.trade_id, 600), "PAID")
+    await mesh.settle()
+    after = await tree(desk, hold.id)
+    assert list(wrong(after)) == []
+    assert [payment.captured_minor for payment in after.payments] == [600]
+
+
+async def test_a_merged_order_is_whole_by_any_of_the_orders_it_pays(desk: Desk, mesh: EmbeddedMesh) -> None:
+    ann = desk.name("ann")
+    parts = [await desk.order(PURCHASE, ann, 700, payee_id=desk.name(f"shop{number}")) for number in range(2)]
+    request = pb.CreateTradeRequest(
+        request_id=desk.name("merge"),
+        trade_type=trade_pb2.TRADE_TYPE_MERGED_PAYMENT,
+        buyer_id=ann,
+        amount=money(1400),
+        merged_trade_ids=[part.trade_id for part in parts],
+        pay_methods=[card()],
+    )
+    merged = (await desk.trades.CreateTrade(request, timeout=20)).trade
+    await desk.finished(merged.trade_id)
+    refund = await desk.refund(parts[1].trade_id, 200)
+    await mesh.settle()
+    whole = await tree(desk, parts[0].trade_id)
+    assert list(wrong(whole)) == []
+    ids = [trade.trade_id for trade in whole.trades]
+    assert ids[0] == merged.trade_id
+    assert ids[-1] == refund.trade_id
+    assert set(ids[1:-1]) == {part.trade_id for part in parts}
+    assert len(whole.payments) == len(whole.channel_orders) == 2
+    for id_ in (merged.trade_id, parts[1].trade_id, refund.trade_id, merged.biz_id, parts[1].biz_id):
+        assert await tree(desk, id_) == whole
+
+
 async def test_what_nobody_knows_is_not_found(desk: Desk) -> None:
     for prefix in ("trd", "att", "lin", "rel", "pay", "ins", "jnl", "hld", "cas", "chn", "brk", "biz", "xyz"):
         with pytest.raises(NotFound) as refused:
@@ -174,6 +242,14 @@ async def test_a_tree_is_whole_at_any_moment_of_an_orders_life(desk: Desk, mesh:
             await desk.finished(made.trade_id)
             await desk.refund(made.trade_id, 300)
             await desk.refund(made.trade_id)
+        for trade_type, method in ((PRE_AUTHORIZATION, card()), (trade_pb2.TRADE_TYPE_ESCROW, card())):
+            trade = await held(desk, trade_type, buyer, shop, method)
+            begun.append(trade.trade_id)
+            await captured(desk, trade.trade_id, 1000)
+        trade = await held(desk, PRE_AUTHORIZATION, buyer, shop, from_balance())  # of what came back
+        begun.append(trade.trade_id)
+        for amount_minor in (200, 300):
+            await captured(desk, trade.trade_id, amount_minor, keep_rest=amount_minor == 200)
         cashed = await desk.order(trade_pb2.TRADE_TYPE_CASH_OUT, buyer, 500, bank())
         begun.append(cashed.trade_id)
         await desk.finished(cashed.trade_id)
