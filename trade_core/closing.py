@@ -13,14 +13,20 @@ from trade_core.parts import check_ungrouped, closes_by_parts, is_part, part_of_
 from trade_core.refunds import refund
 from trade_core.steps import EXPIRED, Policy, close, open_attempts
 from trade_core.tables import Trade
-from trade_core.trade import Purpose, TradeState
+from trade_core.trade import TRADE, Purpose, TradeState
 from trade_core.types import TOGETHER
 from trade_core.wire import TradeView
 
 
 def check_closable(policy: Policy, trade: Trade) -> None:
-    """That a caller may close the trade by itself; the transition says whether its state allows it."""
+    """That a caller may close the trade by itself. FailedPrecondition; the transition itself refuses what is over."""
     check_ungrouped(trade)
+    if trade.state in (TradeState.AUTHORIZED, TradeState.SETTLING):
+        raise FailedPrecondition(
+            f"trade {trade.id} is {trade.state}: its money must be let go",
+            subject=trade.id,
+            metadata={"state": trade.state, "entity": TRADE.entity},
+        )
     spec = policy.catalogue.spec(trade.trade_type)
     if spec.is_closable:
         return

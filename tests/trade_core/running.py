@@ -90,7 +90,10 @@ class Running(NamedTuple):
             relations = (await self.get(trade.trade_id)).relations
             return [relation.child_trade_id for relation in relations if relation.kind in _REPAIRS]
 
-        await until(repairs)
+        async def has_repair() -> bool:
+            return bool(await repairs())
+
+        await until(has_repair)
         (repair,) = await repairs()
         return (await self.until(repair, trade_pb2.TRADE_STATE_PAID))[-1]
 

@@ -89,7 +89,7 @@ class ScriptedPay(pay_service_pb2_grpc.PayServiceServicer):
                 source_id=request.source_id,
                 amount=request.amount,
                 state=payment_pb2.PAYMENT_STATE_PROCESSING,
-                settlement_mode=getattr(request, "settlement_mode", 0),
+                settlement_mode=getattr(request, "settlement_mode", payment_pb2.SETTLEMENT_MODE_UNSPECIFIED),
                 version=1,
             )
             self.payments[request.source_id] = payment
