@@ -5,18 +5,48 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from bench.children import LoadFailed
+from bench.flow import Outcome
 from meshctl.layout import SHARDS
 from meshctl.settings import SERVICES
 from meshctl.stack import MARIADB_SERVERS, Stack
 
 Counts = Mapping[tuple[str, str], float]  # (process, what) -> how many
+
+# Whose CPU time a load uses. The rest is NATS and the load itself.
+PARTS: dict[str, Sequence[str]] = {
+    "trade_core": ("trade_core",),
+    "pay_core": ("pay_core",),
+    "databases": MARIADB_SERVERS,
+    "gateway and provider": ("channel_gateway", "sandbox"),
+    "recon": ("recon",),
+}
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What one run did, and the CPU seconds of each process, the load's among them."""
+
+    outcome: Outcome
+    cpu_s: dict[str, float]
+
+    def cpu_ms(self, *processes: str) -> float:
+        """CPU milliseconds of some processes for each thing done."""
+        return 1000 * sum(self.cpu_s[name] for name in processes) / self.outcome.count
+
+    def shares(self) -> dict[str, float]:
+        """CPU milliseconds for each thing done: all, and by what it went to."""
+        rest = [name for name in self.cpu_s if not any(name in names for names in PARTS.values())]
+        return {
+            part: self.cpu_ms(*names) for part, names in ({"all": list(self.cpu_s)} | PARTS | {"rest": rest}).items()
+        }
+
 
 _METRICS = {
     "paymesh_store_batch_size_sum": "commands",
@@ -49,6 +79,13 @@ def cpu_s(stack: Stack) -> dict[str, float]:
         times = process.cpu_times()
         used[name] = times.user + times.system
     return used
+
+
+def measured(stack: Stack, before_s: Mapping[str, float], outcome: Outcome) -> Measured:
+    """What has come of a load since ``before_s`` was taken by ``cpu_s``."""
+    after_s = cpu_s(stack)
+    used_s = {name: after_s[name] - before_s[name] for name in after_s}
+    return Measured(outcome, used_s | {"load": outcome.cpu_s})
 
 
 def work(stack: Stack) -> Counts:

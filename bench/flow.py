@@ -33,7 +33,7 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``sample`` is of the steady part; ``count`` is of all, warming and draining included; ``cpu_s`` is the load's."""
+    """``sample`` is of the steady part; ``count`` of all, warming and draining included; ``cpu_s`` the load's own."""
 
     sample: Sample
     count: int

@@ -17,7 +17,7 @@ import msgspec
 
 from bench import children, counters, payments, transfers
 from bench.fill import fill, finish, payments_in
-from bench.transfers import Done
+from bench.flow import Outcome
 from meshctl.layout import HOST, write_configuration
 from meshctl.processes import ProcessRecord, free_ports, start_process, wait_until
 from meshctl.servers import create_database
@@ -45,7 +45,7 @@ class Place(msgspec.Struct, frozen=True):
 class Cost(msgspec.Struct, frozen=True):
     """One run: CPU milliseconds a payment, by where they went."""
 
-    done: Done
+    outcome: Outcome
     pay_core_ms: float
     databases_ms: float
     bus_ms: float
@@ -114,9 +114,9 @@ def stop(place: Place) -> None:
 def measure(stack: Stack, place: Place, seconds: float) -> Cost:
     """Transfers through one of the two, in Batch messages, for ``seconds``."""
     before_s = _cpu_s(stack, place)
-    done = transfers.measure(place.address, msgspec.structs.replace(transfers.BATCH, seconds=seconds))
+    outcome = transfers.measure(place.address, msgspec.structs.replace(transfers.BATCH, seconds=seconds))
     used_s = [after - before for after, before in zip(_cpu_s(stack, place), before_s, strict=True)]
-    return Cost(done, *(1000 * used / done.count for used in used_s))
+    return Cost(outcome, *(1000 * used / outcome.count for used in used_s))
 
 
 def _cpu_s(stack: Stack, place: Place) -> tuple[float, float, float]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
 import msgspec
 
 from bench import children, counters, payments
+from bench.counters import Measured
 from bench.flow import Outcome, Pace, Room, Watch, flow, heard
 from bench.payments import Pair
 from meshctl.settings import load_mesh
-from meshctl.stack import MARIADB_SERVERS, Stack
+from meshctl.stack import Stack
 from paykit.rpc import loop
 from paymesh.event.v1.events_pb2 import BOOKING_LEG_RECEIVED, JournalEvent, PaymentEvent
 from paymesh.pay.v1.pay_service_pb2_grpc import PayServiceStub
@@ -33,14 +34,6 @@ REFUNDED = 1_000  # payments that refunds are of, of each kind
 REFUNDED_MINOR = 100_000  # of each: more refunds of one cent than a load makes
 
 PACE = Pace(callers=4, batch=payments.CHUNK, under_way=600, warm_s=2, seconds=8)
-
-# Whose CPU time an operation uses. The rest is NATS, the load and trade_core, which has nothing to do.
-PARTS: dict[str, Sequence[str]] = {
-    "pay_core": ("pay_core",),
-    "databases": MARIADB_SERVERS,
-    "gateway and provider": ("channel_gateway", "sandbox"),
-    "recon": ("recon",),
-}
 
 
 class Kind(NamedTuple):
@@ -69,22 +62,6 @@ class Load(msgspec.Struct, frozen=True):
     kind: str
     pace: Pace
     refunded: list[str]
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """What one run did, and the CPU seconds of each process, the load's among them."""
-
-    outcome: Outcome
-    cpu_s: dict[str, float]
-
-    def cpu_ms(self, *processes: str) -> float:
-        """CPU milliseconds an operation, of some processes or of all."""
-        return 1000 * sum(self.cpu_s[name] for name in processes or self.cpu_s) / self.outcome.count
-
-    def shares(self) -> dict[str, float]:
-        """CPU milliseconds an operation: all, and by what it went to."""
-        rest = [name for name in self.cpu_s if not any(name in names for names in PARTS.values())]
-        return {"all": self.cpu_ms()} | {part: self.cpu_ms(*names) for part, names in (PARTS | {"rest": rest}).items()}
 
 
 def ended(subject: str, body: bytes) -> str:
@@ -159,9 +136,7 @@ def measure(stack: Stack, kind: str, pace: Pace, refunded: list[str]) -> Measure
     child = children.start(MODULE, Load(str(stack.config), kind, pace, refunded))
     outcome = children.result(child, Outcome, pace.warm_s + pace.seconds)
     counters.settle(stack)
-    after_s = counters.cpu_s(stack)
-    used_s = {name: after_s[name] - before_s[name] for name in after_s} | {"load": outcome.cpu_s}
-    return Measured(outcome, used_s)
+    return counters.measured(stack, before_s, outcome)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import msgspec
 
 from bench import bare, counters, debits, growth, ledger, operations, payments, purchases, report, transfers, tree
 from bench.children import LoadFailed
+from bench.counters import Measured
 from bench.flow import Pace
 from bench.growth import Cost
 from bench.measure import Sample, median
-from bench.operations import Measured
 from bench.report import Line
 from meshctl.servers import MariaDbServer
 from meshctl.settings import SERVICES
@@ -28,6 +28,7 @@ from paykit.settings import ShardSettings
 BUFFER_POOL_MB = 256
 GROWTH_BUFFER_POOL_MB = 1024  # of each of the two servers, for both sizes
 CHECK_TIMEOUT_S = 600
+CPU_MS_MIN = 0.05  # what is less is no part worth a name
 
 
 class Scale(msgspec.Struct, frozen=True):
@@ -126,24 +127,21 @@ def of_operations(folder: Path, scale: Scale) -> list[Line]:
     count = sum(run.outcome.count for found in runs.values() for run in found)
     report.say(f"{count} operations have all ended, and every invariant holds")
     how = f"{_how(pace.batch, pace.callers)}, at most {pace.under_way} under way"
-    return [
-        Line(operations.KINDS[kind].title, how, median([run.outcome.sample for run in found]), _cpu(found))
-        for kind, found in runs.items()
-    ]
+    return [Line(operations.KINDS[kind].title, how, _median(found), _cpu(found)) for kind, found in runs.items()]
 
 
 def of_tree(folder: Path, scale: Scale) -> list[Line]:
     """Whole orders by any of their ids."""
     loads = [msgspec.structs.replace(load, seconds=scale.tree_s) for load in (tree.ALONE, tree.CROWD)]
-    samples: defaultdict[int, list[Sample]] = defaultdict(list)
+    found: defaultdict[int, list[Measured]] = defaultdict(list)
     with running_stack(folder, buffer_pool_mb=BUFFER_POOL_MB) as stack:
         orders = tree.prepare(stack)
         for _ in range(scale.rounds):
             for load in loads:
                 load = msgspec.structs.replace(load, ids=orders.ids)
-                samples[load.callers].append(tree.measure(stack.config, load))
-    what, note = f"GetTradeTree, {tree.REFUNDS} refunds", f"{orders.bytes_per_tree / 1000:.1f} kB a tree"
-    return [Line(what, _how(1, callers), median(runs), note) for callers, runs in samples.items()]
+                found[load.callers].append(tree.measure(stack, load))
+    what = f"GetTradeTree, {tree.REFUNDS} refunds, {orders.bytes_per_tree / 1000:.0f} kB"
+    return [Line(what, _how(1, callers), _median(runs), _cpu(runs)) for callers, runs in found.items()]
 
 
 def of_growth(folder: Path, scale: Scale) -> list[Line]:
@@ -174,7 +172,7 @@ def of_growth(folder: Path, scale: Scale) -> list[Line]:
             f"{all_ms / base_ms:.2f} times; {place.megabytes:,} MB"
         )
         how = _how(transfers.BATCH.batch, transfers.BATCH.callers)
-        sample = median([cost.done.sample for cost in costs])
+        sample = median([cost.outcome.sample for cost in costs])
         lines.append(Line(f"transfer with {place.payments:,} payments stored", how, sample, note))
     return lines
 
@@ -242,11 +240,15 @@ def _compared(what: str, ways: dict[str, list[Sample]]) -> list[Line]:
     ]
 
 
+def _median(runs: list[Measured]) -> Sample:
+    return median([run.outcome.sample for run in runs])
+
+
 def _cpu(runs: list[Measured]) -> str:
     """The medians of what runs cost."""
     shares = [run.shares() for run in runs]
     found = {part: statistics.median(each[part] for each in shares) for part in shares[0]}
-    parts = ", ".join(f"{found[part]:.2f} {part}" for part in found if part != "all")
+    parts = ", ".join(f"{found[part]:.2f} {part}" for part in found if part != "all" and found[part] >= CPU_MS_MIN)
     return f"{found['all']:.2f} ms CPU ({parts})"
 
 

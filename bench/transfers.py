@@ -14,7 +14,8 @@ import grpc
 import msgspec
 
 from bench import children, payments
-from bench.measure import Sample, drive
+from bench.flow import Outcome
+from bench.measure import drive
 from bench.payments import CALL_TIMEOUT_S
 from paykit import context
 from paykit.rpc import loop
@@ -31,14 +32,6 @@ class Load(msgspec.Struct, frozen=True):
     callers: int
     batch: int
     seconds: float
-
-
-class Done(msgspec.Struct, frozen=True):
-    """What was measured, how many transfers were made, and the CPU time of the load itself, seconds."""
-
-    sample: Sample
-    count: int
-    cpu_s: float
 
 
 UNARY = Load(address="", callers=64, batch=1, seconds=10)
@@ -77,19 +70,19 @@ class Sender:
         self.count += 1
 
 
-async def run(load: Load) -> Done:
+async def run(load: Load) -> Outcome:
     """The load, in this process."""
     async with grpc.aio.insecure_channel(load.address) as channel:
         sender = Sender(PayServiceStub(channel), load.batch)
         operation: Callable[[], Any] = sender.one if load.batch == 1 else sender.many
         sample = await drive(operation, load.callers, load.seconds, load.batch)
-        return Done(sample, sender.count, children.cpu_s())
+        return Outcome(sample, sender.count, children.cpu_s())
 
 
-def measure(address: str, load: Load) -> Done:
+def measure(address: str, load: Load) -> Outcome:
     """Runs ``load`` against the pay_core at ``address``, in a process of its own."""
     child = children.start(MODULE, msgspec.structs.replace(load, address=address))
-    return children.result(child, Done, load.seconds)
+    return children.result(child, Outcome, load.seconds)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import random
 import secrets
-from pathlib import Path
 from typing import Any
 
 import grpc
 import msgspec
 
 from bench import children, counters, purchases
-from bench.measure import Sample, drive
+from bench.counters import Measured
+from bench.flow import Outcome
+from bench.measure import drive
 from bench.payments import amount
 from meshctl.settings import load_mesh
 from meshctl.stack import Stack
@@ -90,22 +91,28 @@ def _ids(tree: GetTradeTreeResponse) -> list[str]:
     return [*found, *(order.channel_order_id for order in tree.channel_orders), tree.trades[0].biz_id]
 
 
-async def run(load: Load) -> Sample:
+async def run(load: Load) -> Outcome:
     """The load, in this process."""
     async with grpc.aio.insecure_channel(load_mesh(load.config).addresses["trade_core"]) as channel:
         stub: Any = TradeServiceStub(channel)
+        count = 0
 
         async def ask() -> None:
+            nonlocal count
             request = GetTradeTreeRequest(id=random.choice(load.ids))
             whole(await stub.GetTradeTree(request, timeout=CALL_TIMEOUT_S))
+            count += 1
 
-        return await drive(ask, load.callers, load.seconds)
+        sample = await drive(ask, load.callers, load.seconds)
+        return Outcome(sample, count, children.cpu_s())
 
 
-def measure(config: Path, load: Load) -> Sample:
-    """Runs ``load`` against the stack of ``config``, in a process of its own."""
-    child = children.start(MODULE, msgspec.structs.replace(load, config=str(config)))
-    return children.result(child, Sample, load.seconds)
+def measure(stack: Stack, load: Load) -> Measured:
+    """Runs ``load`` against the stack, in a process of its own."""
+    before_s = counters.cpu_s(stack)
+    child = children.start(MODULE, msgspec.structs.replace(load, config=str(stack.config)))
+    outcome = children.result(child, Outcome, load.seconds)
+    return counters.measured(stack, before_s, outcome)
 
 
 if __name__ == "__main__":
