@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
@@ -26,7 +27,7 @@ _TRADE = Trade.__table__
 _RECORD = CommandRecord.__table__
 
 
-async def counts(bench: Bench, columns: list[ColumnElement[int]], where: ColumnElement[bool]) -> list[int]:
+async def counts(bench: Bench, columns: Sequence[ColumnElement[int]], where: ColumnElement[bool]) -> list[int]:
     """Some counts over the live shards, added up."""
     totals = [0] * len(columns)
     for shard in bench.store.shards("live"):
