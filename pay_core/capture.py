@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pay_core import phases
 from pay_core.orchestration import Orchestration, PaymentView
 from pay_core.payment import PaymentState, plan_of
-from pay_core.reading import payment_keys, step_keys
-from pay_core.tables import Instruction, Payment
+from pay_core.reading import chain_of, payment_keys, step_keys
+from pay_core.tables import Payment
 from pay_core.terms import Terms
 from paykit.errors import FailedPrecondition, NotFound
 from paykit.ids import slot_in
@@ -43,7 +43,7 @@ class CapturePayment(Command[PaymentView]):
             raise FailedPrecondition(
                 f"payment {payment.id} is in {payment.currency}", reason="CURRENCY_MISMATCH", subject=payment.id
             )
-        chain, plan = work.many(Instruction, "payment_id", payment.id), plan_of(payment)
+        chain, plan = chain_of(work, payment.id), plan_of(payment)
         amount_minor = self.amount_minor or phases.capturable_minor(plan)
         phase = phases.capture(chain, plan, amount_minor, self.keep_rest)
         run = Orchestration(work, payment, chain, self.terms)
@@ -65,7 +65,7 @@ class VoidPayment(Command[PaymentView]):
 
     def decide(self, work: Work) -> PaymentView:
         payment = _authorized(work, self.payment_id)
-        chain = work.many(Instruction, "payment_id", payment.id)
+        chain = chain_of(work, payment.id)
         run = Orchestration(work, payment, chain, self.terms)
         run.begin_phase(phases.void(chain, plan_of(payment)), void_reason=self.reason)
         return run.advance()
@@ -82,7 +82,7 @@ class ExpirePayment(VoidPayment):
         assert payment is not None
         is_over = payment.expires_at_ms is not None and payment.expires_at_ms <= work.now_ms
         if payment.state != PaymentState.AUTHORIZED or not is_over:
-            return PaymentView(payment, work.many(Instruction, "payment_id", payment.id))
+            return PaymentView(payment, chain_of(work, payment.id))
         return super().decide(work)
 
 

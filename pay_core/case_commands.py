@@ -13,7 +13,7 @@ from pay_core.commands import new_payment
 from pay_core.convert import case_proto
 from pay_core.orchestration import Orchestration
 from pay_core.payment import SUSPENSE, Action, Direction, Operation, Step, to_balance
-from pay_core.reading import payment_keys, step_keys
+from pay_core.reading import chain_of, payment_keys, step_keys
 from pay_core.tables import Instruction, Payment, PaymentCase
 from pay_core.terms import Terms
 from pay_core.tools import TOOLS
@@ -50,7 +50,7 @@ class ResolveCase(Command[PaymentCase]):
             raise NotFound(f"no case {self.case_id}", reason="CASE_NOT_FOUND")
         work.adopt(case.biz_id)
         payment = work.get(Payment, case.payment_id)
-        chain = work.many(Instruction, "payment_id", case.payment_id)
+        chain = chain_of(work, case.payment_id)
         assert payment is not None
         instruction = next(ins for ins in chain if ins.id == case.instruction_id)
         caller, resolution = work.context.caller, self.resolution

@@ -28,7 +28,7 @@ from pay_core.payment import (
     stored,
 )
 from pay_core.phases import Refunded
-from pay_core.reading import payment_keys, step_keys
+from pay_core.reading import chain_of, payment_keys, step_keys
 from pay_core.refunds import reserve_original
 from pay_core.rules.model import Decision
 from pay_core.tables import Instruction, Payment
@@ -169,7 +169,7 @@ class Refund(Command[PaymentView]):
         # The bearers of fees, who may have to give back what the platform keeps.
         bearers = [
             Step(Action.COLLECT, BALANCE, 1, owner_id=ins.owner_id, account_kind=ins.account_kind)
-            for ins in rows.many(Instruction, "payment_id", self.payment_id)
+            for ins in chain_of(rows, self.payment_id)
             if ins.tool == FEES and ins.owner_id
         ]
         keys += step_keys(rows, self.slot, original.currency, bearers)
@@ -198,7 +198,7 @@ class Refund(Command[PaymentView]):
                 f"payment {original.id} is in {original.currency}", reason="CURRENCY_MISMATCH", subject=original.id
             )
         decision = self._decision(original)
-        paid = work.many(Instruction, "payment_id", original.id)
+        paid = chain_of(work, original.id)
         policy = self.terms.rules.refund_policy(facts_of(original, paid))
         steps = phases.refund_chain(paid, Refunded(self.amount_minor, self.payee_reference, policy.return_fees))
         reserved = msgspec.structs.replace(original, refunding_minor=original.refunding_minor + self.amount_minor)
@@ -241,7 +241,7 @@ class SettleInstruction(Command[None]):
 
     def decide(self, work: Work) -> None:
         payment = work.get(Payment, self.payment_id)
-        chain = work.many(Instruction, "payment_id", self.payment_id)
+        chain = chain_of(work, self.payment_id)
         instruction = next((ins for ins in chain if ins.id == self.instruction_id), None)
         if payment is None or instruction is None:
             raise NotFound(f"no instruction {self.instruction_id} of payment {self.payment_id}")
@@ -287,5 +287,5 @@ class Advance(Command[None]):
             return
         if payment.state == PaymentState.AUTHORIZED:
             return  # its time ends it: VoidPayment
-        chain = work.many(Instruction, "payment_id", payment.id)
+        chain = chain_of(work, payment.id)
         Orchestration(work, payment, chain, self.terms).advance(was_asked=True)

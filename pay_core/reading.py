@@ -21,6 +21,11 @@ def step_keys(rows: Rows, slot: int, currency: str, steps: Iterable[Step | Instr
     return keys
 
 
+def chain_of(rows: Rows, payment_id: str) -> list[Instruction]:
+    """The instructions of a payment, by seq: ties of what is split go to the earlier."""
+    return sorted(rows.many(Instruction, "payment_id", payment_id), key=lambda ins: ins.seq)
+
+
 def payment_keys(rows: Rows, payment_id: str) -> list[Key]:
     """All that going on with a payment may need: its chain and what that touches, and the payment it refunds."""
     keys = [key(Payment, payment_id), key(Instruction, payment_id, "payment_id")]

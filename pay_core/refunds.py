@@ -6,6 +6,7 @@ import msgspec
 
 from pay_core.facts import facts_of
 from pay_core.payment import CHANNEL, Action, Direction, InstructionState, Operation, did
+from pay_core.reading import chain_of
 from pay_core.rules.model import Fallback
 from pay_core.rules.rule_set import RuleSet
 from pay_core.tables import Instruction, Payment
@@ -14,7 +15,7 @@ from paykit.store.command import Work
 
 def reserve_original(work: Work, original_id: str, refund: list[Instruction], sign: int) -> None:
     """Counts what a refund's FORWARD chain gives back on the instructions it reverses; sign -1 takes that back."""
-    originals = {ins.id: ins for ins in work.many(Instruction, "payment_id", original_id)}
+    originals = {ins.id: ins for ins in chain_of(work, original_id)}
     for instruction in refund:
         if instruction.direction != Direction.FORWARD or instruction.reverses_id is None:
             continue
@@ -67,5 +68,5 @@ def falls_back(work: Work, rules: RuleSet, payment: Payment, chain: list[Instruc
     assert payment.original_payment_id is not None
     original = work.get(Payment, payment.original_payment_id)
     assert original is not None
-    facts = facts_of(original, work.many(Instruction, "payment_id", original.id))
+    facts = facts_of(original, chain_of(work, original.id))
     return rules.refund_fallback(failed.failure_reason, failed.channel, facts) == Fallback.BALANCE

@@ -184,7 +184,7 @@ class Closing(Row, frozen=True, kw_only=True):
     index=[("account_id", "accounting_date"), ("slot", "accounting_date")],
 )
 class BalanceSnapshot(Row, frozen=True, kw_only=True):
-    """An account at the end of an accounting date on which it moved ("snp_…"). Never changed once its Closing is DONE."""
+    """An account at the end of an accounting date on which it moved ("snp_…"). Fixed once its Closing is DONE."""
 
     snapshot_key: LongName  # "<account id>/<date>"
     account_id: Id
