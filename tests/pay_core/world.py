@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, NamedTuple, cast
 
+import msgspec
 from google.protobuf.wrappers_pb2 import StringValue
 
-from pay_core import holds, transit
+from pay_core import closing, holds, transit
 from pay_core.benefits import GrantPoints, IssueCoupon
 from pay_core.capture import CapturePayment, ExpirePayment, VoidPayment
 from pay_core.case import CaseResolution
@@ -37,7 +38,7 @@ from pay_core.payment import (
 from pay_core.rules import load
 from pay_core.rules.book import default_text
 from pay_core.rules.rule_set import RuleSet
-from pay_core.tables import Account, Entry, Hold, Instruction, Journal, Payment, PaymentCase
+from pay_core.tables import Account, Book, Entry, Hold, Instruction, Journal, Payment, PaymentCase
 from pay_core.terms import Terms
 from pay_core.tools.balance import DRAW_TRANSIT, RECEIVE_TRANSIT
 from pay_core.tools.base import Outcome
@@ -296,6 +297,13 @@ class World:
             self.now_ms = max(self.now_ms, first.due_at_ms)
             self.fire(first)
         raise AssertionError("it never comes to an end")
+
+    def next_date(self) -> None:
+        """A day passes, and every book has its next accounting date open."""
+        self.now_ms += DAY_MS
+        for book in self.all(Book):
+            open_date = closing.date_at(self.now_ms)
+            self.rows[Book][book.id] = msgspec.structs.replace(book, open_date=open_date)
 
     # What is to be seen
 
