@@ -1,9 +1,9 @@
-"""A running pay_core on each backend, called over gRPC as another service would call it."""
+"""A running pay_core on each backend, called over gRPC as another service would call it; and its shards alone."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +12,21 @@ import pytest
 from pay_core.app import build
 from pay_core.settings import PayCoreSettings
 from paykit import context as business_context
-from paykit.clock import SystemClock
+from paykit.clock import ManualClock, SystemClock
 from paykit.context import BusinessContext
 from paykit.events.bus import open_bus
 from paykit.ids import slot_of
 from paykit.rpc.channels import Channels
 from paykit.service import Service
-from paykit.settings import BusSettings, CommonSettings, TimerSettings
+from paykit.settings import BusSettings, CommonSettings, ExecutorSettings, ShardSettings, TimerSettings
 from paykit.store.migrate import migrate
+from paykit.store.store import Store
 from paymesh.pay.v1 import ledger_service_pb2_grpc, pay_service_pb2_grpc
 from tests.conftest import MakeShards
+from tests.pay_core.ledger_desk import NOON_MS
+
+Shards = Mapping[str, ShardSettings]
+OpenStore = Callable[[], Awaitable[Store]]
 
 
 class Running(NamedTuple):
@@ -76,3 +81,37 @@ async def context() -> AsyncIterator[BusinessContext]:
     """The context of a business that another service began; the calls of the test are made under it."""
     with business_context.use(business_context.mint(slot_of("ann"), SystemClock().now_ms())) as minted:
         yield minted
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOON_MS)
+
+
+@pytest.fixture
+async def shards(make_shards: MakeShards) -> Shards:
+    made = make_shards(2, ("live",))
+    await migrate("pay_core", made, 1)
+    return made
+
+
+@pytest.fixture
+async def open_store(shards: Shards, clock: ManualClock) -> AsyncIterator[OpenStore]:
+    """Opens another store, as another process would, on the same shards."""
+    stores: list[Store] = []
+
+    async def open_one() -> Store:
+        # Two stores take turns on one hot row: neither must be given up for waiting.
+        store = Store("pay_core", shards, 1, clock, ExecutorSettings(max_wait_s=60, max_retries=50))
+        await store.start()
+        stores.append(store)
+        return store
+
+    yield open_one
+    for store in stores:
+        await store.stop()
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> Store:
+    return await open_store()

@@ -16,8 +16,8 @@ from paykit.errors import AlreadyExists, FailedPrecondition, InvalidArgument, No
 from paymesh.pay.v1 import ledger_service_pb2 as pb
 from paymesh.pay.v1 import payment_pb2
 from tests.pay_core.conftest import Running
-from tests.pay_core.ledger.books import user
-from tests.pay_core.ledger.desk import Decide, Post, outside_of
+from tests.pay_core.ledger_books import user
+from tests.pay_core.ledger_desk import Decide, Post, outside_of
 
 pytestmark = pytest.mark.usefixtures("context")
 

@@ -14,7 +14,7 @@ from pay_core.tables import Account, Book, Journal
 from pay_core.transit import DrawTransit, MoveTransit, ReceiveTransit
 from paykit.errors import InvalidArgument
 from paymesh.pay.v1 import ledger_service_pb2
-from tests.pay_core.ledger.desk import ANN, DAY_MS, TODAY, TOMORROW, Desk, origin
+from tests.pay_core.ledger_desk import ANN, DAY_MS, TODAY, TOMORROW, Desk, origin
 
 
 def move(kind: type[MoveTransit], amount_minor: int, *, number: int = 1, date: str = TODAY) -> Any:

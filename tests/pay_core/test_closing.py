@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pay_core import closing
 from pay_core.closing import BOOK, CLOSING, BookState, ClosingState, KindTotal, Move
 from pay_core.tables import Book, Closing
-from tests.pay_core.ledger.desk import DAY_MS, NOON_MS, TODAY, TOMORROW
+from tests.pay_core.ledger_desk import DAY_MS, NOON_MS, TODAY, TOMORROW
 
 DATES = st.dates(datetime.date(2023, 11, 1), datetime.date(2023, 12, 20)).map(datetime.date.isoformat)
 

@@ -18,9 +18,9 @@ from paykit.clock import ManualClock
 from paykit.ids import slot_of
 from paykit.store.command import Work
 from paykit.store.store import Store
-from tests.pay_core.ledger.books import DRAIN_MS, check_snapshots, rows, run_due, settle, user
-from tests.pay_core.ledger.conftest import OpenStore
-from tests.pay_core.ledger.desk import DAY_MS, TODAY, TOMORROW, Decide, Post, origin, outside_of, owners_on
+from tests.pay_core.conftest import OpenStore
+from tests.pay_core.ledger_books import DRAIN_MS, check_snapshots, rows, run_due, settle, user
+from tests.pay_core.ledger_desk import DAY_MS, TODAY, TOMORROW, Decide, Post, origin, outside_of, owners_on
 
 AFTER_TOMORROW = "2023-11-17"
 

@@ -15,7 +15,7 @@ from pay_core.tables import Account, Hold
 from paykit.errors import FailedPrecondition
 from paykit.store.command import Work
 from paymesh.pay.v1 import ledger_service_pb2
-from tests.pay_core.ledger.desk import ANN, FEES, Decide, Desk, Post, origin
+from tests.pay_core.ledger_desk import ANN, FEES, Decide, Desk, Post, origin
 
 CLEARING = ledger.internal(ANN.slot, ledger.AccountKind.CLEARING, "EUR")
 PAYMENT_ID = "pay_1"

@@ -17,7 +17,7 @@ from paykit.errors import FailedPrecondition
 from paykit.store.command import Work
 from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2
-from tests.pay_core.ledger.desk import ANN, DAY_MS, FEES, OUTSIDE, TODAY, TOMORROW, Decide, Desk, Post
+from tests.pay_core.ledger_desk import ANN, DAY_MS, FEES, OUTSIDE, TODAY, TOMORROW, Decide, Desk, Post
 
 POINTS = ledger.owned("ann", AccountKind.POINTS, POINTS_UNIT)
 ISSUED = ledger.internal(ANN.slot, AccountKind.POINTS_ISSUED, POINTS_UNIT)

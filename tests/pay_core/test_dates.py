@@ -12,7 +12,7 @@ from pay_core.chart import POINTS_UNIT, AccountKind
 from pay_core.ledger import Draft
 from pay_core.tables import Book, Closing, Entry
 from paykit.store.command import Work
-from tests.pay_core.ledger.desk import ANN, DAY_MS, FEES, OUTSIDE, Decide, Desk, origin
+from tests.pay_core.ledger_desk import ANN, DAY_MS, FEES, OUTSIDE, Decide, Desk, origin
 
 POINTS = ledger.owned("ann", AccountKind.POINTS, POINTS_UNIT)
 ISSUED = ledger.internal(ANN.slot, AccountKind.POINTS_ISSUED, POINTS_UNIT)

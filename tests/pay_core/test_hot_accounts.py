@@ -11,9 +11,9 @@ from pay_core.tables import Entry
 from paykit.errors import FailedPrecondition
 from paykit.store.command import Command
 from paykit.store.store import Store
-from tests.pay_core.ledger.books import account, rows, user
-from tests.pay_core.ledger.conftest import OpenStore
-from tests.pay_core.ledger.desk import Post, origin, outside_of
+from tests.pay_core.conftest import OpenStore
+from tests.pay_core.ledger_books import account, rows, user
+from tests.pay_core.ledger_desk import Post, origin, outside_of
 
 
 class TestHotAccounts:

@@ -11,8 +11,8 @@ from pay_core.ledger_queries import Position
 from pay_core.tables import Book
 from paykit.clock import ManualClock
 from paykit.store.store import Store
-from tests.pay_core.ledger.books import DRAIN_MS, account, rows, settle, user
-from tests.pay_core.ledger.desk import DAY_MS, TODAY, TOMORROW, Post, outside_of
+from tests.pay_core.ledger_books import DRAIN_MS, account, rows, settle, user
+from tests.pay_core.ledger_desk import DAY_MS, TODAY, TOMORROW, Post, outside_of
 
 AFTER_TOMORROW = "2023-11-17"
 

@@ -13,7 +13,7 @@ from pay_core.ledger import AccountKind, AccountRef, Draft
 from pay_core.tables import Account
 from paykit.errors import FailedPrecondition, MeshError, NotFound
 from paykit.store.system import CommandRecord
-from tests.pay_core.ledger.desk import ANN, FEES, Decide, Desk, Post, origin, outside_of
+from tests.pay_core.ledger_desk import ANN, FEES, Decide, Desk, Post, origin, outside_of
 
 SHOP = ledger.owned("shop", AccountKind.MERCHANT, "EUR")
 SHOP_FEES = ledger.internal(SHOP.slot, AccountKind.FEES, "EUR")
