@@ -10,7 +10,7 @@ import pytest_asyncio
 from bench import debits
 from bench.children import LoadFailed
 from bench.debits import Proof
-from bench.ledger import EXECUTOR
+from bench.ledger import BASELINE, EXECUTOR
 from paykit.clock import SystemClock
 from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.migrate import migrate
@@ -49,4 +49,4 @@ async def test_a_debit_that_is_not_in_the_balance_fails_the_run(store: Store) ->
 async def test_both_ways_are_measured_and_proved(make_databases: MakeDatabases) -> None:
     (url,) = make_databases(1)
     samples = await debits.run({"s0": ShardSettings(live=url)}, rounds=1, seconds=0.2)
-    assert {way: len(found) for way, found in samples.items()} == {EXECUTOR: 1, debits.BASELINE: 1}
+    assert {way: len(found) for way, found in samples.items()} == {EXECUTOR: 1, BASELINE: 1}

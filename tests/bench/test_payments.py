@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from bench import payments
 from bench.payments import PAIRS, pairs
@@ -23,7 +24,7 @@ def test_pairs_are_the_same_every_time_and_lie_on_one_slot_and_on_two_shards() -
 
 def test_requests_of_every_operation_become_the_batch_message_of_that_operation() -> None:
     stub = SimpleNamespace(BatchRecharge=1, BatchWithdraw=2, BatchTransfer=3, BatchRefund=4)
-    requests = [
+    requests: list[Any] = [
         payments.recharge("ann", 100),
         payments.withdraw("ann", 100),
         payments.transfer("ann", "bob", 100),
