@@ -126,7 +126,7 @@ async def test_every_text_field_refuses_what_could_not_be_stored_or_shown(text: 
 
 @pytest.mark.usefixtures("nothing_written")
 async def test_an_id_of_another_kind_is_invalid_and_an_unknown_one_is_not_found(wire: Wire) -> None:
-    others = {"request_id": "r-1", "reason": "none"}
+    others = {"request_id": "r-1", "reason": "none", "from_date": "2026-11-01", "to_date": "2026-11-02"}
     for method, field in BY_ID:
         rest = {name: value for name, value in others.items() if name in text_fields(method)}
         refusal = await wire.refused(method, method.request_type(**{field: _an_id("lin")}, **rest), _context())
@@ -195,11 +195,16 @@ async def test_an_enum_value_that_does_not_exist_is_refused_by_name(wire: Wire) 
     for method in UNARY:
         for field in method.request_type.DESCRIPTOR.fields:
             if field.enum_type is not None:
-                refusal = await wire.refused(method, method.request_type(**{field.name: 99}), _context())
+                wrong = [99] if field.is_repeated else 99
+                refusal = await wire.refused(method, method.request_type(**{field.name: wrong}), _context())
                 assert (method.path, refusal.code) == (method.path, "INVALID_ARGUMENT")
-                assert "99" in refusal.fields[field.name], method.path
+                path = f"{field.name}[0]" if field.is_repeated else field.name
+                assert "99" in refusal.fields[path], method.path
                 checked.append(field.name)
-    assert set(checked) == {"trade_type", "kind", "account_kind", "state", "funder"}
+    assert set(checked) == {
+        *("trade_type", "trade_types", "kind", "account_kind", "state", "states", "funder"),
+        *("settlement_mode", "resolution"),
+    }
 
 
 @pytest.mark.usefixtures("nothing_written")
