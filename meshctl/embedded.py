@@ -39,7 +39,7 @@ QUIET_LOOKS = 3  # an event between the bus and its consumer is seen in no table
 _SERVING = "serving at"
 # The rows that somebody still works on, by service.
 _OPEN_STATES: Mapping[str, Sequence[tuple[type[Row], Sequence[str]]]] = {
-    "trade_core": ((Trade, ("PAYING",)),),
+    "trade_core": ((Trade, ("PAYING", "SETTLING")),),
     "pay_core": ((Payment, ("PROCESSING", "REVERSING")),),
     "channel_gateway": ((ChannelOrder, ("ACCEPTED", "SENDING", "PENDING", "UNKNOWN")),),
     "recon": ((Match, ("WAITING",)),),

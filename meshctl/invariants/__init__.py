@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from meshctl.invariants import answers, audit, ledger, liveness, messages, placement, provider, states
+from operator import attrgetter
+
+from meshctl.invariants import (
+    answers,
+    audit,
+    books,
+    keeping,
+    ledger,
+    liveness,
+    messages,
+    orders,
+    payments,
+    placement,
+    provider,
+    states,
+)
 from meshctl.invariants.base import Invariant
 
-INVARIANTS: tuple[Invariant, ...] = (
-    *ledger.INVARIANTS,
-    *provider.INVARIANTS,
-    *states.INVARIANTS,
-    *liveness.INVARIANTS,
-    *answers.INVARIANTS,
-    *messages.INVARIANTS,
-    *placement.INVARIANTS,
-    *audit.INVARIANTS,
+_MODULES = (
+    ledger,
+    keeping,
+    books,
+    provider,
+    states,
+    liveness,
+    answers,
+    payments,
+    orders,
+    messages,
+    placement,
+    audit,
+)
+INVARIANTS: tuple[Invariant, ...] = tuple(
+    sorted([invariant for module in _MODULES for invariant in module.INVARIANTS], key=attrgetter("id"))
 )

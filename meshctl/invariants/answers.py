@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Flaw, Slice
+from pay_core.payment import ESCROW, collected_minor
 from pay_core.tables import Instruction, Payment
 from paykit.ids import is_id
 from paykit.store.system import CommandRecord
 from trade_core.tables import PayAttempt, Trade
 
+# What an attempt is when its payment is so. What is held or captured too late is given back: the attempt is RETURNED.
+_ATTEMPT_STATES: Mapping[str, frozenset[str]] = {
+    "PROCESSING": frozenset({"PAYING", "AUTHORIZED", "RETURNED"}),
+    "REVERSING": frozenset({"PAYING", "AUTHORIZED"}),
+    "AUTHORIZED": frozenset({"AUTHORIZED", "RETURNED"}),
+    "SUCCEEDED": frozenset({"EFFECTIVE", "RETURNED"}),
+    "FAILED": frozenset({"FAILED"}),
+    "VOIDED": frozenset({"FAILED", "RETURNED"}),
+}
+
 
 def paid_trades_are_paid(world: Slice, tally: Tally) -> None:
-    """A trade is PAID by exactly one EFFECTIVE attempt, and that by a SUCCEEDED payment of the same amount."""
+    """A trade that is PAID by itself is so by exactly one EFFECTIVE attempt, and that by a SUCCEEDED payment of its
+    amount, of which it counts what was captured. One that is paid by its order or by its parts has none."""
     for trade in world.rows(Trade):
         tally.count()
         attempts = world.attempts_of.get(trade.id, [])
         effective = [attempt for attempt in attempts if attempt.state == "EFFECTIVE"]
-        wanted = 1 if trade.state == "PAID" else 0
+        wanted = 1 if trade.state == "PAID" and world.is_paid_alone(trade) else 0
         tally.expect(len(effective) == wanted, trade.id, f"{trade.state}, with {len(effective)} EFFECTIVE attempts")
         for attempt in effective:
             payment = world.payments.get(attempt.payment_id)
             if payment is None:
                 tally.violate(trade.id, f"paid by {attempt.payment_id or 'no payment'}, which does not exist")
                 continue
-            said = (payment.state, payment.source_id, payment.amount_minor, payment.currency)
-            due = ("SUCCEEDED", attempt.id, trade.amount_minor, trade.currency)
+            paid_minor = payment.amount_minor if payment.settlement_mode == "IMMEDIATE" else payment.captured_minor
+            said = (payment.state, payment.source_id, payment.amount_minor, paid_minor, payment.currency)
+            due = ("SUCCEEDED", attempt.id, trade.amount_minor, trade.paid_minor, trade.currency)
             tally.expect(said == due, trade.id, f"{payment.id} is {said}, the trade needs {due}")
 
 
@@ -38,26 +53,26 @@ def succeeded_payments_pay(world: Slice, tally: Tally) -> None:
         if attempt is None:
             lags = world.scope.may_be_unseen(payment.created_at_ms)
             tally.expect(lags, payment.id, f"made for attempt {payment.source_id}, which does not exist")
-            continue
-        expected = {"SUCCEEDED": "EFFECTIVE", "FAILED": "FAILED"}.get(payment.state, "PAYING")
-        if attempt.state != expected:
+        elif attempt.state not in _ATTEMPT_STATES[payment.state]:
             since_ms = payment.finished_at_ms or payment.created_at_ms
-            lags = attempt.state == "PAYING" and world.may_lag(since_ms, payment.id, attempt.id)
+            lags = attempt.state in ("PAYING", "AUTHORIZED") and world.may_lag(since_ms, payment.id, attempt.id)
             tally.expect(lags, payment.id, f"is {payment.state}, attempt {attempt.id} is {attempt.state}")
 
 
 def succeeded_payments_are_done(world: Slice, tally: Tally) -> None:
-    """A SUCCEEDED payment's FORWARD instructions all SUCCEEDED; what they collect and disburse is its amount."""
+    """A SUCCEEDED payment's FORWARD instructions all SUCCEEDED; what they collect and disburse is its amount, with the
+    fee that its payer bears on top. Of a payment at rest none is open."""
     for payment in world.rows(Payment):
         tally.count()
         chain = [ins for ins in world.chains.get(payment.id, []) if ins.direction == "FORWARD"]
-        for action in ("COLLECT", "DISBURSE"):
-            total = sum(ins.amount_minor for ins in chain if ins.action == action)
-            tally.expect(
-                total == payment.amount_minor, payment.id, f"{action} {total} of a payment of {payment.amount_minor}"
-            )
+        chain = [ins for ins in chain if not _is_replaced(ins, chain)]
+        for action, is_it in _INTAKE[payment.settlement_mode].items():
+            total = sum(ins.amount_minor for ins in chain if ins.action == action and is_it(ins))
+            due_minor = payment.amount_minor + payment.payer_fee_minor
+            tally.expect(total == due_minor, payment.id, f"{action} {total} of a payment of {due_minor}")
         if payment.state == "SUCCEEDED":
-            undone = [f"{ins.id} {ins.state}" for ins in chain if ins.state != "SUCCEEDED"]
+            is_captured = payment.settlement_mode != "IMMEDIATE"
+            undone = [f"{ins.id} {ins.state}" for ins in chain if not _is_done(ins, may_fail=is_captured)]
             tally.expect(not undone, payment.id, f"SUCCEEDED, but {undone}")
     known = world.payments
     orphans = {payment_id for payment_id in world.chains if payment_id not in known}
@@ -65,14 +80,36 @@ def succeeded_payments_are_done(world: Slice, tally: Tally) -> None:
         tally.violate(payment_id, "instructions name this payment, which does not exist")
 
 
+# What of a FORWARD chain is asked for at intake, by settlement mode: it adds up to the amount and the fee on top.
+_INTAKE: Mapping[str, Mapping[str, Callable[[Instruction], bool]]] = {
+    "IMMEDIATE": {"COLLECT": lambda ins: True, "DISBURSE": lambda ins: True},
+    "AUTHORIZE": {"RESERVE": lambda ins: True},
+    "ESCROW": {"COLLECT": lambda ins: ins.tool != ESCROW, "DISBURSE": lambda ins: ins.tool == ESCROW},
+}
+
+
+def _is_replaced(ins: Instruction, chain: list[Instruction]) -> bool:
+    """Whether a step of a refund was refused and another puts its money elsewhere."""
+    if ins.state != "FAILED" or ins.action != "DISBURSE" or not ins.reverses_id:
+        return False
+    return any(later.reverses_id == ins.reverses_id and later.seq > ins.seq for later in chain)
+
+
+def _is_done(ins: Instruction, *, may_fail: bool) -> bool:
+    return ins.state == "SUCCEEDED" or (may_fail and ins.state == "FAILED")
+
+
 def instructions_are_booked_once(world: Slice, tally: Tally) -> None:
-    """A SUCCEEDED instruction is booked by exactly one journal (LOCAL, or SENT into transit); no other one is."""
+    """A SUCCEEDED instruction is booked once: LOCAL, SENT into transit, or drawn from there. No other one is, nor is
+    what only keeps money or lets it go."""
     for instruction in world.rows(Instruction):
         tally.count()
         legs = [leg for leg in world.legs.get(instruction.id, []) if leg.leg != "RECEIVED"]
         booked = [(leg.amount_minor, leg.currency) for leg in legs]
-        due = (instruction.amount_minor, instruction.currency)
-        if instruction.state == "SUCCEEDED":
+        due = (collected_minor(instruction), instruction.currency)
+        if instruction.state == "SUCCEEDED" and instruction.action in ("RESERVE", "RELEASE"):
+            tally.expect(not booked, instruction.id, f"moves nothing, booked {booked}")
+        elif instruction.state == "SUCCEEDED":
             tally.expect(booked == [due], instruction.id, f"SUCCEEDED with {due}, booked {booked}")
         else:
             # What is drawn from another slot is sent there before the instruction hears of it.
@@ -96,15 +133,24 @@ def first_results_are_kept(world: Slice, tally: Tally) -> None:
 
 
 def attempts_end_with_their_trade(world: Slice, tally: Tally) -> None:
-    """Only the latest attempt of a trade being paid is under way."""
+    """A trade counts its attempts under way. Several at once, or any of a trade that is not being paid, wait for the
+    customer only, but for the latest of them; money is held for a trade by one attempt."""
     for attempt in world.rows(PayAttempt):
         tally.count()
-        trade = world.trades.get(attempt.trade_id)
-        if trade is None:
+        if attempt.trade_id not in world.trades:
             tally.violate(attempt.id, f"belongs to {attempt.trade_id}, which does not exist")
-        elif attempt.state == "PAYING":
-            is_current = trade.state == "PAYING" and trade.attempt_id == attempt.id
-            tally.expect(is_current, attempt.id, f"PAYING, but {trade.id} is {trade.state} by {trade.attempt_id}")
+    for trade in world.rows(Trade):
+        attempts = sorted(world.attempts_of.get(trade.id, []), key=lambda attempt: attempt.attempt_no)
+        paying = [attempt for attempt in attempts if attempt.state == "PAYING"]
+        told = trade.open_attempt_count
+        tally.expect(len(paying) == told, trade.id, f"{len(paying)} attempts under way, it counts {told}")
+        tally.expect(bool(paying) or trade.state != "PAYING", trade.id, "PAYING by no attempt")
+        alone = paying[:-1] if trade.state == "PAYING" else paying
+        unknown = [attempt.id for attempt in alone if not attempt.awaits_customer]
+        tally.expect(not unknown, trade.id, f"{trade.state}, while more than the customer is awaited by {unknown}")
+        holding = [attempt.id for attempt in attempts if attempt.state == "AUTHORIZED"]
+        wanted = [trade.attempt_id] if trade.state in ("AUTHORIZED", "SETTLING") else []
+        tally.expect(holding == wanted, trade.id, f"{trade.state} by {wanted}, held by {holding}")
 
 
 INVARIANTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from channel_gateway.tables import ChannelOrder, Notification
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Flaw, Slice
-from pay_core.tables import Instruction, Journal, Payment
+from pay_core.tables import Closing, Coupon, Hold, Instruction, Journal, Payment, PaymentCase, RuleVersion
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord
 from recon.tables import Break
@@ -17,6 +17,11 @@ AUDITED: tuple[type[Row], ...] = (
     Payment,
     Instruction,
     Journal,
+    Hold,
+    Coupon,
+    PaymentCase,
+    Closing,
+    RuleVersion,
     ChannelOrder,
     Notification,
     Break,

@@ -9,12 +9,12 @@ from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelOrder
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Slice
-from pay_core.tables import Instruction, Payment
+from pay_core.payment import plan_of
+from pay_core.tables import Instruction, LimitUsage, Payment
 from trade_core.catalogue import TRADE_TYPES
 from trade_core.tables import Trade
 from trade_core.types import TradeType
 
-_REFUND = "REFUND"
 # What follows an earlier order at the provider, and of what.
 _ORIGINALS = {"refund": ("charge", "capture"), "capture": ("authorize",)}
 
@@ -97,32 +97,33 @@ def instructions_agree_with_orders(world: Slice, tally: Tally) -> None:
 
 
 def refunds_fit_payments(world: Slice, tally: Tally) -> None:
-    """What a payment, and each of its instructions, has given back or is giving back are its refunds and reversals,
-    and never more than was paid."""
+    """What a payment, and each of its instructions, has given back or is giving back are its refunds (and what it undid
+    itself), and never more than was paid."""
     done: Counter[str] = Counter()
     pending: Counter[str] = Counter()
     reserved: Counter[str] = Counter()
-    for refund in world.rows(Payment):
-        if refund.operation != _REFUND or refund.original_payment_id is None or refund.state == "FAILED":
+    for payment in world.rows(Payment):
+        chain = world.chains.get(payment.id, [])
+        for instruction in chain:
+            if instruction.direction == "REVERSE" and instruction.attempt_no == 1:
+                reserved[instruction.reverses_id or ""] += instruction.amount_minor
+        if payment.original_payment_id is None or payment.state == "FAILED":
             continue
-        given = done if refund.state == "SUCCEEDED" else pending
-        for instruction in _giving_back(world.chains.get(refund.id, [])):
-            reserved[instruction.reverses_id or ""] += instruction.amount_minor
-            if instruction.action == "COLLECT":
-                given[refund.original_payment_id] += instruction.amount_minor
-    for instruction in world.rows(Instruction):
-        if instruction.direction == "REVERSE" and instruction.attempt_no == 1 and instruction.reverses_id:
-            original = world.instructions.get(instruction.reverses_id)
-            if original is not None and original.payment_id == instruction.payment_id:
-                reserved[original.id] += instruction.amount_minor
+        asked = {ins.reverses_id: ins.amount_minor for ins in chain if ins.direction == "FORWARD" and ins.reverses_id}
+        taken = {ins.reverses_id for ins in chain if ins.direction == "FORWARD" and ins.action == "COLLECT"}
+        # What comes out of suspense was never a part of the amount: it reverses nothing.
+        amount_minor = sum(asked[id_] for id_ in taken if id_)
+        (done if payment.state == "SUCCEEDED" else pending)[payment.original_payment_id] += amount_minor
+        reserved.update(asked)
     for payment in world.rows(Payment):
         tally.count()
         told = (payment.refunded_minor, payment.refunding_minor)
         found = (done.pop(payment.id, 0), pending.pop(payment.id, 0))
         tally.expect(told == found, payment.id, f"says refunded and refunding {told}, its refunds are {found}")
-        tally.expect(sum(told) <= payment.amount_minor, payment.id, f"{sum(told)} given back of {payment.amount_minor}")
-    for original_id in [*done, *pending]:
-        tally.violate(original_id, "refunds name this payment, which does not exist")
+        paid_minor = payment.amount_minor if payment.settlement_mode == "IMMEDIATE" else payment.captured_minor
+        tally.expect(sum(told) <= paid_minor, payment.id, f"{sum(told)} given back of {paid_minor}")
+    for original_id, amount_minor in [*done.items(), *pending.items()]:
+        tally.expect(not amount_minor, original_id, "refunds name this payment, which does not exist")
     for instruction in world.rows(Instruction):
         found_minor = reserved[instruction.id]
         tally.expect(
@@ -130,23 +131,6 @@ def refunds_fit_payments(world: Slice, tally: Tally) -> None:
             instruction.id,
             f"says {instruction.refunded_minor} of {instruction.amount_minor} given back, refunds say {found_minor}",
         )
-
-
-def _giving_back(chain: list[Instruction]) -> list[Instruction]:
-    """What a refund does for what it gives back; what comes out of suspense was never a part of the payment.
-
-    Left out is what failed and was replaced by another way.
-    """
-    last = {(ins.action, ins.reverses_id): ins.seq for ins in sorted(chain, key=lambda ins: ins.seq) if _is_refund(ins)}
-    return [
-        ins
-        for ins in chain
-        if _is_refund(ins) and (ins.state != "FAILED" or ins.seq == last[ins.action, ins.reverses_id])
-    ]
-
-
-def _is_refund(instruction: Instruction) -> bool:
-    return instruction.direction == "FORWARD" and instruction.reverses_id is not None
 
 
 def followers_fit_originals(world: Slice, tally: Tally) -> None:
@@ -165,18 +149,32 @@ def followers_fit_originals(world: Slice, tally: Tally) -> None:
         tally.expect(amount_minor <= original_minor, reference, f"{kind} of {amount_minor} out of {original_minor}")
 
 
+def authorizations_end_once(world: Slice, tally: Tally) -> None:
+    """What the provider reserved is captured or voided there, once."""
+    ended: Counter[str] = Counter()
+    for entry in world.rows(BookEntry):
+        if entry.kind == "authorize":
+            tally.count()
+        elif entry.kind in ("capture", "void") and entry.status == "succeeded":
+            ended[entry.original_reference] += 1
+    for reference, number in ended.items():
+        tally.expect(number == 1, reference, f"captured or voided {number} times")
+
+
 def refunds_fit_trades(world: Slice, tally: Tally) -> None:
-    """A trade's refunded and refundable amounts are what its refunds leave."""
+    """A trade's refunded and refundable amounts are what its refunds leave of what was paid. Repairs give back what it
+    never took; of a trade paid by its parts nothing is refundable itself."""
     done: Counter[str] = Counter()
     pending: Counter[str] = Counter()
     for refund in world.rows(Trade):
-        if refund.trade_type == TradeType.REFUND and refund.state != "FAILED":
+        if refund.trade_type == TradeType.REFUND and refund.state != "FAILED" and not refund.repairs_attempt_id:
             (done if refund.state == "PAID" else pending)[refund.parent_trade_id] += refund.amount_minor
     for trade in world.rows(Trade):
         tally.count()
         done_minor, pending_minor = done.pop(trade.id, 0), pending.pop(trade.id, 0)
-        may_be_refunded = trade.state == "PAID" and TradeType.REFUND in _follow_ups(trade)
-        left_minor = trade.amount_minor - done_minor - pending_minor if may_be_refunded else 0
+        is_paid_alone = trade.state == "PAID" and not trade.part_paid_count
+        may_be_refunded = is_paid_alone and TradeType.REFUND in _follow_ups(trade)
+        left_minor = trade.paid_minor - done_minor - pending_minor if may_be_refunded else 0
         told, found = (trade.refunded_minor, trade.refundable_minor), (done_minor, left_minor)
         tally.expect(told == found, trade.id, f"says refunded and refundable {told}, its refunds leave {found}")
         tally.expect(left_minor >= 0, trade.id, f"{-left_minor} more given back than was paid")
@@ -186,6 +184,21 @@ def refunds_fit_trades(world: Slice, tally: Tally) -> None:
 
 def _follow_ups(trade: Trade) -> frozenset[TradeType]:
     return TRADE_TYPES[TradeType(trade.trade_type)].follow_ups
+
+
+def limits_count_payments(world: Slice, tally: Tally) -> None:
+    """What an owner has used of a limit on its date are the payments that were counted on it and came to something."""
+    used: dict[tuple[str, str], list[int]] = {}
+    for payment in world.rows(Payment):
+        if payment.state not in ("FAILED", "VOIDED"):
+            for usage_key in plan_of(payment).usages:
+                amounts = used.setdefault((usage_key, payment.accounting_date), [])
+                amounts.append(payment.amount_minor)
+    for row in world.rows(LimitUsage):
+        tally.count()
+        amounts = used.get((row.usage_key, row.accounting_date), [])
+        told, due = (row.amount_minor, row.payment_count), (sum(amounts), len(amounts))
+        tally.expect(told == due, row.id, f"{row.usage_key} says {told}, its payments are {due}")
 
 
 INVARIANTS = (
@@ -200,4 +213,6 @@ INVARIANTS = (
         "2f", "refunds and captures at the provider fit", "provider orders", followers_fit_originals, needs_book=True
     ),
     Invariant("2g", "refunds of a trade fit what was paid", "trades", refunds_fit_trades),
+    Invariant("2h", "an authorisation is used once", "authorisations", authorizations_end_once, needs_book=True),
+    Invariant("2i", "limits count what was accepted", "limits in use", limits_count_payments),
 )

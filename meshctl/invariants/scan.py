@@ -11,10 +11,11 @@ from sqlalchemy import LargeBinary
 
 from meshctl.invariants.partition import Partition
 from meshctl.invariants.sensitive import holds_card_number, holds_secret, text_of
-from meshctl.invariants.world import BizUse, Flaw, Leg, Named, decode_changes, slot_named
+from meshctl.invariants.world import BizUse, Flaw, Leg, Listed, Named, decode_changes, slot_named
 from pay_core.tables import Journal
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox
+from trade_core.tables import MerchantTrade
 
 _ID = re.compile(rb"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
 _Bookings = list[tuple[str, int, str]]
@@ -29,6 +30,8 @@ def take(partition: Partition, secrets: Sequence[bytes], service: str, shard: st
         partition.add(mode, slot_named(named.id, row.slot), named)
     for leg in legs_of(row):
         partition.add(mode, slot_named(leg.instruction_id, row.slot), leg)
+    if isinstance(row, MerchantTrade):
+        partition.add(mode, slot_named(row.trade_id, row.slot), listed(row))
     biz_id = getattr(row, "biz_id", "")
     if biz_id:
         partition.add(mode, slot_named(biz_id, row.slot), BizUse(biz_id))
@@ -69,6 +72,12 @@ def legs_of(row: Row) -> Iterable[Leg]:
     if isinstance(row, Journal):
         for instruction_id, amount_minor, leg in _bookings(row) or ():
             yield Leg(instruction_id, leg, amount_minor, row.currency, row.id, row.posted_at_ms)
+
+
+def listed(row: MerchantTrade) -> Listed:
+    """What a payee's list says of a trade."""
+    told = (row.state, row.amount_minor, row.paid_minor, row.refunded_minor, row.refundable_minor)
+    return Listed(row.trade_id, row.trade_version, told)
 
 
 def lightened(row: Row) -> Row:

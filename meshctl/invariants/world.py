@@ -2,13 +2,13 @@
 
 Whatever belongs to one business order lies on one slot in every service, so a range of slots can be judged alone. What
 crosses slots is brought to the slot of what it names: legs of a transit to their instruction, the provider's orders to
-their channel order, business ids and the ids that open messages name to their own slot.
+their channel order, what payees list to the trade, business ids and the ids that open messages name to their own slot.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,23 +16,54 @@ import msgspec
 
 from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelOrder, Notification
-from pay_core.tables import Account, Entry, Instruction, Journal, Payment
+from pay_core.tables import (
+    Account,
+    BalanceSnapshot,
+    Book,
+    Closing,
+    Coupon,
+    Entry,
+    Hold,
+    Instruction,
+    Journal,
+    LimitUsage,
+    Payment,
+    PaymentCase,
+    RuleVersion,
+)
 from paykit.ids import SLOT_COUNT, is_id, slot_in
 from paykit.store.command import Change
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox, ShardEpoch
 from recon.tables import Break, Match
-from trade_core.tables import PayAttempt, Trade, TradeLine, TradeRelation
+from trade_core.tables import MerchantTrade, PayAttempt, Trade, TradeLine, TradeRelation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 SYSTEM_TABLES: tuple[type[Row], ...] = (CommandRecord, Outbox, DeadLetter, ShardEpoch)
 TABLES: Mapping[str, tuple[type[Row], ...]] = {
     "recon": (Match, Break, *SYSTEM_TABLES),
-    "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, *SYSTEM_TABLES),
-    "pay_core": (Account, Journal, Entry, Payment, Instruction, *SYSTEM_TABLES),
+    "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, MerchantTrade, *SYSTEM_TABLES),
+    "pay_core": (
+        Account,
+        Journal,
+        Entry,
+        Payment,
+        Instruction,
+        Hold,
+        Book,
+        Closing,
+        BalanceSnapshot,
+        LimitUsage,
+        Coupon,
+        PaymentCase,
+        RuleVersion,
+        *SYSTEM_TABLES,
+    ),
     "channel_gateway": (ChannelOrder, Notification, *SYSTEM_TABLES),
 }
+
+_HOLDING_UP = ("REVERSAL_FAILED", "RELEASE_FAILED")  # a payment waits for the decision of such a case
 
 SKEW_MS = 10_000  # the databases are not read at the same instant: what is younger may be known to one of them only
 
@@ -60,6 +91,14 @@ class BizUse(msgspec.Struct, frozen=True):
     biz_id: str
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A trade as its payee lists it, brought to the trade's own slot. ``told`` is what the list says of it."""
+
+    trade_id: str
+    trade_version: int
+    told: tuple[str, int, int, int, int]  # state, amount, paid, refunded and refundable
+
+
 class Flaw(msgspec.Struct, frozen=True):
     """What the text of a row must not hold, or cannot be read: ``what`` is CARD, SECRET, RESULT,
     CHANGES or BOOKINGS."""
@@ -69,7 +108,7 @@ class Flaw(msgspec.Struct, frozen=True):
     id: str
 
 
-DERIVED: tuple[type[msgspec.Struct], ...] = (Leg, Named, BizUse, Flaw, BookEntry)
+DERIVED: tuple[type[msgspec.Struct], ...] = (Leg, Named, BizUse, Listed, Flaw, BookEntry)
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -184,11 +223,65 @@ class Slice:
         return changes
 
     @cached_property
+    def moved_at_ms(self) -> dict[str, int]:
+        """By id of a record, when it last came into another state."""
+        return self._latest(lambda change: change.from_state != change.to_state)
+
+    @cached_property
+    def changed_at_ms(self) -> dict[str, int]:
+        """By id of a record, when anything about it was last put on record."""
+        return self._latest(lambda change: True)
+
+    def _latest(self, counts: Callable[[Change], bool]) -> dict[str, int]:
+        times: dict[str, int] = {}
+        for record in self.rows(CommandRecord):
+            for change in decode_changes(record.changes) or ():
+                if counts(change):
+                    times[change.id] = max(times.get(change.id, 0), record.created_at_ms)
+        return times
+
+    @cached_property
     def explained(self) -> frozenset[str]:
         """Ids that an open break names: of the shared record, and of the payment it belongs to."""
         open_keys = {row.match_key for row in self.rows(Break) if row.state == "OPEN"}
         payments = {row.payment_id for row in self.rows(Match) if row.match_key in open_keys}
         return frozenset(payments | {key.rpartition("/")[2] for key in open_keys})
+
+    @cached_property
+    def in_case(self) -> dict[str, int]:
+        """Payment id -> minor units that lie in its clearing because a person has not decided yet where to put them."""
+        found: dict[str, int] = {}
+        for case in self.rows(PaymentCase):
+            if case.state == "OPEN" and case.type in _HOLDING_UP:
+                amount_minor = case.amount_minor if case.type == "REVERSAL_FAILED" else 0
+                found[case.payment_id] = found.get(case.payment_id, 0) + amount_minor
+        return found
+
+    @cached_property
+    def entries_of(self) -> dict[str, list[Entry]]:
+        """By account."""
+        return grouped(self.rows(Entry), "account_id")
+
+    @cached_property
+    def relations_of(self) -> dict[str, list[TradeRelation]]:
+        """By parent."""
+        return grouped(self.rows(TradeRelation), "parent_trade_id")
+
+    def is_paid_alone(self, trade: Trade) -> bool:
+        """Whether a PAID trade is paid by an attempt of its own: not by parts, and not together with others."""
+        effective = self.attempts.get(trade.attempt_id)
+        is_by_order = effective is not None and effective.trade_id != trade.id
+        is_by_parts = trade.part_paid_count > 0 and effective is None
+        return not is_by_order and not is_by_parts
+
+    def left_in(self, kind: str) -> Counter[tuple[str, str]]:
+        """(payment id, unit) -> what the entries of each payment leave in the accounts of a kind."""
+        left: Counter[tuple[str, str]] = Counter()
+        for account in self.rows(Account):
+            if account.kind == kind:
+                for entry in self.entries_of.get(account.id, ()):
+                    left[entry.payment_id, entry.currency] += entry.amount_minor
+        return left
 
     @cached_property
     def announced(self) -> frozenset[str]:
@@ -198,6 +291,11 @@ class Slice:
     def is_explained(self, *ids: str | None) -> bool:
         """Whether an open break names one of ``ids``."""
         return any(id_ in self.explained for id_ in ids)
+
+    def is_held_up(self, payment_id: str) -> bool:
+        """Whether a payment waits for a person: an open break or case names it, or an instruction of it."""
+        ids = [ins.id for ins in self.chains.get(payment_id, [])]
+        return payment_id in self.in_case or self.is_explained(payment_id, *ids)
 
     def may_lag(self, since_ms: int, *ids: str) -> bool:
         """Whether the effect of what happened at ``since_ms`` may be missing yet: a message or a break accounts for it,
