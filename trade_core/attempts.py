@@ -67,8 +67,10 @@ def _paid_fields(
     if spec.settlement is not Settlement.IMMEDIATE:  # less than the whole may have been captured
         captured = result.captured_minor
         fields = {"paid_minor": captured, "refundable_minor": captured if may_be_refunded else 0}
-    common = {"reason": "", "attempt_id": attempt.id, "ask_count": 0, "hold_expires_at_ms": None}
-    return {**fields, **common, "paid_at_ms": work.now_ms}
+    fields["paid_at_ms"] = work.now_ms
+    fields["attempt_id"] = attempt.id
+    fields["reason"], fields["ask_count"], fields["hold_expires_at_ms"] = "", 0, None
+    return fields
 
 
 def _settle_refund(work: Work, refund: Trade) -> None:

@@ -16,7 +16,7 @@ from trade_core.catalogue import Catalogue
 from trade_core.parts import PartInput, PartPayee
 from trade_core.payments import pay_call
 from trade_core.tables import PayAttempt, Trade
-from trade_core.trade import ATTEMPT, TRADE, AttemptState, PayMethod, TradeState
+from trade_core.trade import ATTEMPT, OVER, TRADE, AttemptState, PayMethod, TradeState
 from trade_core.types import TradeType
 
 TRADE_CREATED = "trade.trade_created"
@@ -216,6 +216,8 @@ def after_attempt(
     was_open = attempt.state == AttemptState.PAYING
     left = max(trade.open_attempt_count - was_open, 0)
     changes["open_attempt_count"] = left
+    if not left and after in OVER and after != trade.state:
+        return TRADE.move(trade, after, due_at_ms=None, **changes)
     moved = trade if after == trade.state else TRADE.move(trade, after)
     moved = msgspec.structs.replace(moved, **changes)
     others = [other for other in open_attempts(work, trade) if other.id != attempt.id] if left else []
