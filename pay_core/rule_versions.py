@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pay_core.rules.rule_set import RuleSet
 from pay_core.tables import RuleVersion
 from paykit import context as business_context
-from paykit.errors import FailedPrecondition
+from paykit.errors import ConfigurationError, FailedPrecondition
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
 from paykit.store.store import Store
@@ -47,7 +47,13 @@ class KeepRules(Command[None]):
 
 
 async def keep_rules(store: Store, rules: RuleSet) -> None:
-    """Keeps a version on every side of the store; for ``RuleBook.on_activated``."""
+    """Keeps a version on every side of the store; for ``RuleBook.on_activated``.
+
+    ConfigurationError where the version was active with another text.
+    """
     for mode in store.modes():
         context = business_context.mint(RULES_SLOT, store.clock.now_ms(), shadow=mode == "shadow", caller="rules")
-        await store.run(KeepRules(Origin.timer(context), rules))
+        try:
+            await store.run(KeepRules(Origin.timer(context), rules))
+        except FailedPrecondition as error:
+            raise ConfigurationError(f"{rules.source}: {error.message}") from error
