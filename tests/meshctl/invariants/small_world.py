@@ -21,6 +21,7 @@ from meshctl.layout import DatabaseUrl, Ports, configuration
 from meshctl.settings import SERVICES, MeshSettings
 from pay_core.api import PayApi, TransitApi
 from pay_core.consumers import ChannelResults
+from pay_core.rule_versions import keep_rules
 from pay_core.rules import RuleBook
 from pay_core.terms import TermsBook
 from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
@@ -110,6 +111,7 @@ class SmallWorld:
         channels = Channels({})
         self._stack.push_async_callback(channels.close, grace_s=0)
         terms = TermsBook(RuleBook(), RESULT_DUE_MS / 1000, RESULT_DUE_MS / 1000)
+        await keep_rules(pay, terms.rules.active)
         results = ChannelResults(pay, channels, terms)
         self._apis: dict[str, Any] = {
             "PayService": PayApi(pay, terms),
