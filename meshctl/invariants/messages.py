@@ -80,7 +80,8 @@ def events_reach_recon(world: Slice, tally: Tally) -> None:
 
 
 def _kinds(world: Slice, instruction: Instruction) -> list[MatchKind]:
-    kinds = [MatchKind.PAY_LEDGER]
+    # A reserve moves nothing: no journal books it.
+    kinds = [MatchKind.PAY_LEDGER] if instruction.action in ("COLLECT", "DISBURSE") else []
     if instruction.channel:
         kinds.append(MatchKind.PAY_CHANNEL)
     if any(leg.leg == "SENT" for leg in world.legs.get(instruction.id, [])):
