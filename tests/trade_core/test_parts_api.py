@@ -66,7 +66,7 @@ async def test_two_orders_are_paid_at_once_and_one_is_given_back(running: Runnin
     assert caught.value.reason == "REFUND_BY_PART"
     given_back = await refund(running, ids[0])
     await running.until(given_back.trade_id, PAID)
-    request = running.pay.requests[-1]
+    request = running.pay_core.requests[-1]
     assert (request.payee_reference, request.payment_id) == (ids[0], merged.attempts[0].payment_id)
     assert (await running.get(ids[0])).refunded_minor == 600
     assert (await running.get(ids[1])).refunded_minor == 0
@@ -77,13 +77,13 @@ async def test_a_watcher_of_a_merged_order_hears_that_it_is_paid(running: Runnin
     ids = [order.trade_id for order in orders]
     merged = await running.create(trade_type=MERGED_PAYMENT, payee_id="", merged_trade_ids=ids, pay_methods=[CARD])
     attempt_id = merged.attempts[0].attempt_id
-    await running.pay.taken(attempt_id)
+    await running.pay_core.taken(attempt_id)
     locked = await running.get(ids[0])
     assert (locked.state, locked.group_trade_id) == (CREATED, merged.trade_id)
     with pytest.raises(FailedPrecondition) as caught:
         await pay(running, ids[0])
     assert caught.value.reason == "TRADE_GROUPED"
-    await running.publish(running.pay.finish(attempt_id), merged.biz_id)
+    await running.publish(running.pay_core.finish(attempt_id), merged.biz_id)
     seen = await running.until(ids[0], PAID)
     assert seen[-1].group_trade_id == ""
 
@@ -92,7 +92,7 @@ async def test_a_split_purchase_pays_each_merchant_its_part(running: Running) ->
     shares = [a_part(700, payee_id=MERCHANT, merchant_order_no=fresh("no")), a_part(300, payee_id="merchant.books")]
     trade = await running.create(trade_type=SPLIT, payee_id="", parts=shares, pay_methods=[BALANCE])
     assert trade.state == PAID
-    (request,) = running.pay.requests
+    (request,) = running.pay_core.requests
     assert sorted(payee.reference for payee in request.payees) == sorted(children(trade))
     parts = [await running.get(part_id) for part_id in children(trade)]
     assert {(part.payee_id, part.amount.amount_minor, part.state) for part in parts} == {
@@ -101,7 +101,7 @@ async def test_a_split_purchase_pays_each_merchant_its_part(running: Running) ->
     }
     given_back = await refund(running, parts[0].trade_id, eur(100))
     await running.until(given_back.trade_id, PAID)
-    assert running.pay.requests[-1].payee_reference == parts[0].trade_id
+    assert running.pay_core.requests[-1].payee_reference == parts[0].trade_id
 
 
 async def test_a_plan_is_paid_by_its_instalments(running: Running) -> None:
