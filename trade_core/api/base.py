@@ -68,11 +68,30 @@ class TradeApiBase(trade_service_pb2_grpc.TradeServiceServicer):
         # Watching begins before the commit: the result may come before run returns.
         with self._notifier.watch(business.biz_id) as watcher:
             trade = wire.trade(await self._run(business, command))
-            until_s = self._now_s() + min(wait_s, self._patience_s(business, wait_s))
-            reread_s = _FIRST_REREAD_S
-            while trade.state == while_state and (left_s := until_s - self._now_s()) > 0:
-                trade = await self._later(watcher, trade, min(left_s, reread_s), business.shadow) or trade
-                reread_s *= 2
+            return await self._while(watcher, trade, while_state, business, wait_s)
+
+    async def _run_part_and_wait(self, business: BusinessContext, command: Command[TradeView]) -> trade_pb2.Trade:
+        """Runs a command that begins to pay a part, and waits for that; the whole as it is then."""
+        wait_s = self._patience_s(business, self._settings.result_wait_max_s)
+        if wait_s <= 0:
+            return wire.trade(await self._run(business, command))
+        with self._notifier.watch(business.biz_id) as watcher:
+            view = await self._run(business, command)
+            (relation,) = view.relations
+            part = wire.trade(TradeView(await self._reads.trade(relation.child_trade_id, business.shadow)))
+            await self._while(watcher, part, trade_pb2.TRADE_STATE_PAYING, business, wait_s)
+        whole = await self._reads.trade(view.trade.id, business.shadow)
+        return wire.with_later(wire.trade(view), wire.trade(TradeView(whole)))
+
+    async def _while(
+        self, watcher: Watcher, trade: trade_pb2.Trade, state: int, business: BusinessContext, wait_s: float
+    ) -> trade_pb2.Trade:
+        """The trade once it has left ``state``, or when there is no more time."""
+        until_s = self._now_s() + min(wait_s, self._patience_s(business, wait_s))
+        reread_s = _FIRST_REREAD_S
+        while trade.state == state and (left_s := until_s - self._now_s()) > 0:
+            trade = await self._later(watcher, trade, min(left_s, reread_s), business.shadow) or trade
+            reread_s *= 2
         return trade
 
     async def _later(

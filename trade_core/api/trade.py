@@ -45,6 +45,8 @@ class TradeApi(ReadApi):
         business = await self._business_of(request.trade_id)
         origin = Origin.rpc(business, "PayTrade", request.trade_id, request.request_id, request)
         command = PayTrade(origin, self._policy, request.trade_id, pay_methods, request.is_partial)
+        if request.is_partial and not _has_outside(pay_methods):
+            return pb.PayTradeResponse(trade=await self._run_part_and_wait(business, command))
         return pb.PayTradeResponse(trade=await self._run_payment(business, command, pay_methods))
 
     async def BatchPayTrades(
@@ -110,6 +112,10 @@ class TradeApi(ReadApi):
         self, business: BusinessContext, command: Command[TradeView], methods: Sequence[PayMethod]
     ) -> trade_pb2.Trade:
         """Runs a command that may begin a payment; one without tools outside is over so soon that it is waited for."""
-        if not methods or any(method.tool in OUTSIDE_TOOLS for method in methods):
+        if not methods or _has_outside(methods):
             return wire.trade(await self._run(business, command))
         return await self._run_and_wait(business, command, trade_pb2.TRADE_STATE_PAYING)
+
+
+def _has_outside(methods: Sequence[PayMethod]) -> bool:
+    return any(method.tool in OUTSIDE_TOOLS for method in methods)
