@@ -16,9 +16,13 @@ from paykit.store.command import Work
 def reserve_original(work: Work, original_id: str, refund: list[Instruction], sign: int) -> None:
     """Counts what a refund's FORWARD chain gives back on the instructions it reverses; sign -1 takes that back."""
     originals = {ins.id: ins for ins in chain_of(work, original_id)}
+    counted_ids: set[str] = set()
     for instruction in refund:
         if instruction.direction != Direction.FORWARD or instruction.reverses_id is None:
             continue
+        if instruction.reverses_id in counted_ids:
+            continue  # it stands in for one that its channel has refused
+        counted_ids.add(instruction.reverses_id)
         reversed_one = originals[instruction.reverses_id]
         counted = msgspec.structs.replace(
             reversed_one,

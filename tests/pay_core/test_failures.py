@@ -267,6 +267,21 @@ def test_a_refund_that_has_begun_to_pay_out_is_carried_through() -> None:
     world.check()
 
 
+def test_a_refund_that_fails_behind_a_fallback_frees_what_it_reserved_once() -> None:
+    world = World()
+    paid = paid_by_two_cards(world)
+    refund = world.refund(paid.payment.id, 500, "f1")
+    world.deliver(to_provider(world), provider_agrees=False, reason="CARD_EXPIRED")
+    world.deliver(to_provider(world), provider_agrees=False, reason="CARD_DECLINED")
+    world.drain()
+    assert (world.payment(refund).state, world.balance("ann"), world.balance("shop", SHOP)) == ("FAILED", 0, 1000)
+    assert all(ins.refunded_minor == 0 for ins in world.chain(paid))
+    world.refund(paid.payment.id, 1000, "f2")
+    world.drain()
+    assert world.balance("shop", SHOP) == 0
+    world.check()
+
+
 def test_a_repair_never_fails_for_a_providers_refusal() -> None:
     world = World()
     paid = paid_by_two_cards(world)
