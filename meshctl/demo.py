@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from meshctl import check
+from meshctl.closing import close_date, trial_balance
 from meshctl.embedded import EmbeddedMesh, log_to_file
 from meshctl.scenarios import SCENARIOS, Desk, Scenario, ScenarioFailed
 from meshctl.settings import SERVICES, MeshSettings, load_mesh
 from meshctl.timeline import gather
 from meshctl.trace import tree, wide_console
+from pay_core.closing import date_at
+from paykit.clock import SystemClock
 from paykit.errors import ConfigurationError, MeshError, Unavailable
 from paykit.rpc import loop
 from paykit.rpc.channels import Channels
@@ -58,6 +62,8 @@ async def _embedded(directory: Path) -> int:
         except TimeoutError as error:
             # What is not over yet violates an invariant of a settled system: the checker says which.
             console.print(f"[bold red]✗ {escape(str(error))}[/]")
+        else:
+            await _end_of_day(console, mesh)
         is_clean = await _is_clean(console, mesh.settings, settled=True)
     return _conclude(console, outcomes, is_clean, directory / "paymesh.toml")
 
@@ -129,6 +135,25 @@ async def _reconciled(channels: Channels) -> None:
         if not any(count.waiting_count for count in summary.counts):
             return
         await asyncio.sleep(RECON_POLL_INTERVAL_S)
+
+
+async def _end_of_day(console: Console, mesh: EmbeddedMesh) -> None:
+    """Closes today's accounting date and prints its trial balance: what is wrong with it, ``meshctl check`` says."""
+    console.rule("[bold]end of day", align="left")
+    channels = Channels(mesh.settings.addresses)
+    try:
+        balance = await close_date(channels, date_at(SystemClock().now_ms()))
+    finally:
+        await channels.close()
+    console.print(trial_balance(balance))
+    sums = Counter[str]()
+    for line in balance.lines:
+        sums[line.currency_code] += line.balance_minor
+    for unit, total in sorted(sums.items()):
+        mark = "[bold red]✗[/]" if total else "[green]✓[/]"
+        console.print(f"{mark} {balance.closed_book_count} books closed, the balances of {unit} sum to {total}")
+    console.print()
+    await mesh.settle()
 
 
 async def _is_clean(console: Console, settings: MeshSettings, *, settled: bool) -> bool:

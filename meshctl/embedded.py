@@ -48,7 +48,7 @@ _OPEN_STATES: Mapping[str, Sequence[tuple[type[Row], Sequence[str]]]] = {
 # A demonstration does not wait as long as a real system: a silent provider is asked after a second or two.
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "trade_core": {"timers": {"interval_s": 0.2}, "drain_grace_s": 5.0},
-    "pay_core": {"timers": {"interval_s": 0.2}, "drain_grace_s": 5.0, "channel_result_due_s": 5.0},
+    "pay_core": {"timers": {"interval_s": 0.2}, "drain_grace_s": 5.0, "channel_result_due_s": 5.0, "drain_s": 5.0},
     "channel_gateway": {"timers": {"interval_s": 0.1}, "drain_grace_s": 5.0},
     "recon": {"timers": {"interval_s": 0.2}, "drain_grace_s": 5.0, "window_s": 5.0},
     "sandbox": {"settle_ms": 60, "late_ms": 1500, "hang_ms": 10_000},

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from meshctl.scenarios import orders, refunds, trouble
+from meshctl.scenarios import holding, orders, parts, refunds, trouble, unwanted
 from meshctl.scenarios.desk import Desk, Scenario, ScenarioFailed
 
-SCENARIOS: tuple[Scenario, ...] = (*orders.SCENARIOS, *refunds.SCENARIOS, *trouble.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = (
+    *orders.SCENARIOS,
+    *refunds.SCENARIOS,
+    *holding.SCENARIOS,
+    *parts.SCENARIOS,
+    *unwanted.SCENARIOS,
+    *trouble.SCENARIOS,
+)
 
 __all__ = ["SCENARIOS", "Desk", "Scenario", "ScenarioFailed"]
