@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from meshctl import check
+from meshctl.closing import close_date
 from meshctl.embedded import EmbeddedMesh
 from meshctl.processes import free_port
 from meshctl.scenarios import Desk
-from meshctl.scenarios.desk import MERCHANT, card
+from meshctl.scenarios.desk import MERCHANT, card, from_balance
 from meshctl.settings import SERVICES
 from meshctl.timeline import gather
 from paykit.rpc.channels import Channels
@@ -57,6 +60,25 @@ async def test_what_is_still_under_way_is_named_where_the_system_does_not_come_t
     with pytest.raises(TimeoutError, match=r"still under way after 1 s: (messages of \w+|\w{3}_\w+)"):
         await mesh.settle(timeout_s=1.0)
     desk.expect_state(await desk.finished(made.trade_id), "PAID")
+
+
+async def test_the_day_can_be_closed_and_its_trial_balance_sums_to_zero(
+    desk: Desk, mesh: EmbeddedMesh, channels: Channels
+) -> None:
+    ann = desk.name("ann")
+    payment = await desk.payment_of(await desk.top_up(ann, 500))
+    await mesh.settle()
+    balance = await close_date(channels, payment.accounting_date)
+    sums: Counter[str] = Counter()
+    for line in balance.lines:
+        sums[line.currency_code] += line.balance_minor
+    assert set(sums.values()) == {0}
+    assert all(line.account_count > 0 for line in balance.lines)
+    assert balance.closed_book_count > 0
+    assert balance.carried_payment_count == 0
+    made = await desk.order(TRADE_TYPE_PURCHASE, ann, 500, from_balance(), payee_id=desk.name("shop"))
+    later = await desk.payment_of(await desk.finished(made.trade_id))
+    assert later.accounting_date > payment.accounting_date
 
 
 async def test_nothing_is_under_way_and_every_invariant_holds(mesh: EmbeddedMesh) -> None:
