@@ -68,7 +68,8 @@ def capture(done: list[Instruction], plan: Plan, amount_minor: int, keep_rest: b
     total_minor = sum([share.amount_minor for share in taken])
     if is_escrowed(done):
         collects = [Step(Action.COLLECT, ESCROW, total_minor)]
-        reverse = [] if keep_rest else _out_of_escrow(done, rest)
+        # Named by the whole plan: of a coupon that is borne in full nothing is given back, though a share be rounded.
+        reverse = [] if keep_rest else _out_of_escrow(done, rest, _borne_ids([*plan.shares, *done]))
     else:
         collects, reverse = _from_reserves(done, plan.shares, taken, total_minor, keep_rest)
     return Phase(collects + taken, reverse, tuple(rest) if keep_rest else ())
@@ -76,8 +77,9 @@ def capture(done: list[Instruction], plan: Plan, amount_minor: int, keep_rest: b
 
 def void(done: list[Instruction], plan: Plan) -> Phase:
     """Gives up all that is still reserved, or gives all that is in escrow back."""
-    reverse = _out_of_escrow(done, list(plan.shares)) if is_escrowed(done) else release(done)
-    return Phase([], reverse, ())
+    if not is_escrowed(done):
+        return Phase([], release(done), ())
+    return Phase([], _out_of_escrow(done, list(plan.shares), _borne_ids([*plan.shares, *done])), ())
 
 
 def is_escrowed(done: list[Instruction]) -> bool:
@@ -132,13 +134,12 @@ def _release(reserve: Instruction, amount_minor: int) -> Step:
     return step._replace(action=Action.RELEASE, unit_count=0)
 
 
-def _out_of_escrow(done: list[Instruction], shares: list[Step]) -> list[Step]:
+def _out_of_escrow(done: list[Instruction], shares: list[Step], borne_ids: set[str]) -> list[Step]:
     """What ``shares`` would have got goes back to the fundings; a coupon gets what its bearer has not borne."""
     total_minor = sum([share.amount_minor for share in shares])
     if not total_minor:
         return []
     collects = [ins for ins in did(done, Action.COLLECT) if ins.tool != ESCROW]
-    borne_ids = _borne_ids(shares)
     pots = [Pot(left_minor(ins), ins.token if ins.token in borne_ids else "") for ins in collects]
     given = paired(total_minor, pots, _borne(shares))
     back = [_give_back(ins, part) for ins, part in zip(collects, given, strict=True) if part]

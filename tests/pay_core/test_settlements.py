@@ -226,6 +226,17 @@ def test_a_merchants_coupon_is_borne_by_the_merchant_in_proportion_to_the_captur
     world.check()
 
 
+@pytest.mark.parametrize("captured", range(1, 178))
+def test_whatever_is_captured_a_coupon_gets_back_exactly_what_its_bearer_has_not_borne(captured: int) -> None:
+    world = funded()
+    coupon_id = world.coupon("ann", 11, "coupon", "shop")
+    view = authorized(world, [Funding(11, COUPON, token=coupon_id), Funding(49), card(118)], ESCROW)
+    world.capture(view.payment.id, captured, "c1")
+    world.drain()
+    assert world.total(AccountKind.COUPON) == 0
+    world.check()
+
+
 def test_a_refund_of_a_capture_in_part_gives_back_no_more_than_was_captured() -> None:
     world = funded()
     view = authorized(world, [Funding(300), card(200)], ESCROW)
