@@ -1164,7 +1164,7 @@ class RepriceTradeRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own unique id for this call."""
     trade_id: _builtins.str
-    """The trade; CREATED, without lines and parts."""
+    """The trade; without lines and parts; CREATED, or PAYING while only customers are waited for."""
     reason: _builtins.str
     """For people; at most 255 characters."""
     @_builtins.property

@@ -200,7 +200,7 @@ class TradeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepriceTrade(self, request, context):
-        """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back.
+        """Changes what an unpaid trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

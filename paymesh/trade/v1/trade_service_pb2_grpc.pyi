@@ -58,7 +58,7 @@ class TradeServiceStub:
     BatchVoidTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchVoidTradesRequest, _trade_service_pb2.BatchVoidTradesResponse]
     """VoidTrade, many at once; a status per item."""
     RepriceTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.RepriceTradeRequest, _trade_service_pb2.RepriceTradeResponse]
-    """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
+    """Changes what an unpaid trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
     GetTradeTree: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeTreeRequest, _trade_service_pb2.GetTradeTreeResponse]
     """The whole order that an id belongs to: trades, payments, channel orders, ledger entries, breaks and timeline."""
     GetTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeRequest, _trade_service_pb2.GetTradeResponse]
@@ -98,7 +98,7 @@ class TradeServiceAsyncStub(TradeServiceStub):
     BatchVoidTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchVoidTradesRequest, _trade_service_pb2.BatchVoidTradesResponse]  # type: ignore[assignment]
     """VoidTrade, many at once; a status per item."""
     RepriceTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.RepriceTradeRequest, _trade_service_pb2.RepriceTradeResponse]  # type: ignore[assignment]
-    """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
+    """Changes what an unpaid trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
     GetTradeTree: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeTreeRequest, _trade_service_pb2.GetTradeTreeResponse]  # type: ignore[assignment]
     """The whole order that an id belongs to: trades, payments, channel orders, ledger entries, breaks and timeline."""
     GetTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.GetTradeRequest, _trade_service_pb2.GetTradeResponse]  # type: ignore[assignment]
@@ -207,7 +207,7 @@ class TradeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trade_service_pb2.RepriceTradeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trade_service_pb2.RepriceTradeResponse, _abc.Awaitable[_trade_service_pb2.RepriceTradeResponse]]:
-        """Changes what a CREATED trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
+        """Changes what an unpaid trade costs. Later attempts pay the new amount; an earlier one that still succeeds is given back."""
 
     @_abc_1.abstractmethod
     def GetTradeTree(
