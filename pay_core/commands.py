@@ -85,7 +85,7 @@ def new_payment(
 class StartPayment(Command[PaymentView]):
     """Accepts one of the operations that stand alone and carries it as far as it goes at once.
 
-    The rules are asked here, once: FailedPrecondition with their reasons.
+    The rules are asked once, when it is made: FailedPrecondition with their reasons, when it is decided.
     """
 
     result_type = PaymentView
@@ -93,25 +93,44 @@ class StartPayment(Command[PaymentView]):
     def __init__(self, origin: Origin, order: Order, source_id: str, terms: Terms) -> None:
         super().__init__(slot_of(order.payer_id), origin)
         self.order, self.source_id, self.terms = order, source_id, terms
-        self.decision: Decision = terms.rules.decide(facts_of_order(order, origin.context.biz_code))
-        self._fundings = chains.funding_steps(order, self.decision)
-        self._touched = chains.touched(order, self._fundings, self.decision)
-        self._usage_keys = usage_keys(order.payer_id, self.decision.limits, order.currency)
+        self.decision: Decision | None = None
+        self._refusal: MeshError | None = None
+        self._fundings: list[Step] = []
+        self._touched: list[Step] = []
+        self._usage_keys: list[Key] = []
         self._has_coupon = any(funding.tool == COUPON for funding in order.fundings)
         self._keys: list[Key] | None = None
+        try:
+            self._ask_rules()
+        except MeshError as error:
+            # Not raised yet: what was accepted under other rules is answered as it was then.
+            self._refusal = error
+
+    def _ask_rules(self) -> None:
+        order = self.order
+        decision = self.terms.rules.decide(facts_of_order(order, self.origin.context.biz_code))
+        self._fundings = chains.funding_steps(order, decision)
+        self._touched = chains.touched(order, self._fundings, decision)
+        self._usage_keys = usage_keys(order.payer_id, decision.limits, order.currency)
+        self.decision = decision
 
     @property
     def name(self) -> str:
         return self.order.operation.capitalize()
 
     def reads(self, rows: Rows) -> Iterable[Key]:
+        if self._refusal is not None:
+            return ()
         # Asked for in rounds: only a coupon leads to further rows.
         if self._keys is None or self._has_coupon:
             self._keys = self._usage_keys + step_keys(rows, self.slot, self.order.currency, self._touched)
         return self._keys
 
     def decide(self, work: Work) -> PaymentView:
+        if self._refusal is not None:
+            raise self._refusal
         order, decision = self.order, self.decision
+        assert decision is not None
         merchants = frozenset([p.owner_id for p in order.payees if p.account_kind == AccountKind.MERCHANT])
         intake = Intake(order.payer_id, order.currency, merchants, self.terms.rules, work.now_ms)
         fundings = [TOOLS[step.tool].prepare(work, step, intake) for step in self._fundings]

@@ -6,12 +6,14 @@ import pytest
 
 from pay_core import facts
 from pay_core.chains import Order
+from pay_core.commands import StartPayment
 from pay_core.ledger import AccountKind
 from pay_core.payment import CHANNEL, COUPON, POINTS, Funding, Operation, Payee, SettlementMode
 from pay_core.rule_versions import KeepRules
 from pay_core.rules import load
 from pay_core.tables import LimitUsage, Payment, RuleVersion
 from paykit.errors import FailedPrecondition, NotFound
+from paykit.store.store import Store
 from tests.pay_core.world import DAY_MS, RULES, World, bank, card, origin
 
 SHOP = AccountKind.MERCHANT
@@ -232,3 +234,13 @@ def test_the_rules_see_an_accepted_payment_as_they_saw_it_when_it_was_asked_for(
         "PURCHASE",
         "WEB",
     )
+
+
+async def test_what_was_accepted_is_answered_again_though_the_rules_refuse_it_now(store: Store) -> None:
+    before, after = World().terms(), World(STRICT).terms()
+    order = Order(Operation.WITHDRAW, "ann", "EUR", 301, (bank(301),))
+    first = await store.run(StartPayment(origin("ann", "w1"), order, "w1", before))
+    assert await store.run(StartPayment(origin("ann", "w1"), order, "w1", after)) == first
+    with pytest.raises(FailedPrecondition) as refused:
+        await store.run(StartPayment(origin("ann", "w2"), order, "w2", after))
+    assert refused.value.reason == "LIMIT_EXCEEDED"
