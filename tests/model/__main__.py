@@ -1,0 +1,85 @@
+"""``python -m tests.model``: the histories at length, on each backend, and what happened in them.
+
+--steps in all (200,000), --backend sqlite, mariadb or both, --seed; exit code 1 where a law is broken, with the
+shortest history that breaks it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import structlog
+
+from meshctl.servers import MariaDbServer, create_database
+from paykit.settings import ShardSettings
+from tests.model.running import Done, opened, run
+
+STEPS_PER_HISTORY = 60
+_CORES = ("trade_core", "pay_core")
+Url = Callable[[str], str]
+
+
+def main() -> int:
+    """0 where all held, 1 where not."""
+    parser = argparse.ArgumentParser(prog="python -m tests.model")
+    parser.add_argument("--steps", type=int, default=200_000, help="in all, over the backends")
+    parser.add_argument("--backend", choices=["sqlite", "mariadb", "both"], default="both")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    asked = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    backends = ["sqlite", "mariadb"] if asked.backend == "both" else [asked.backend]
+    print(f"{asked.steps:,} steps on {' and '.join(backends)}, seed {asked.seed}", flush=True)
+    return max([_run(backend, asked.steps // len(backends), asked.seed) for backend in backends])
+
+
+def _run(backend: str, steps: int, seed: int) -> int:
+    began_s, total = time.monotonic(), Done.none()
+    with contextlib.ExitStack() as stack:
+        made = tempfile.TemporaryDirectory(prefix="paymesh-model-", ignore_cleanup_errors=True)
+        directory = Path(stack.enter_context(made))
+        url = stack.enter_context(_urls(backend, directory))
+        cores = stack.enter_context(opened(_shards(url), directory))
+        try:
+            while total.steps < steps:
+                histories = max(1, (steps - total.steps) // STEPS_PER_HISTORY)
+                total = total.plus(run(cores, examples=histories, steps=STEPS_PER_HISTORY, seed=seed))
+                seed += 1
+        except Exception:
+            traceback.print_exc()
+            print(f"{backend}: a law is broken; seed {seed}", flush=True)
+            return 1
+    took_s = time.monotonic() - began_s
+    for name, count in sorted(total.counts.items()):
+        print(f"{count:>9,}  {name}")
+    rate = f"{total.steps:,} steps in {took_s:.0f} s, {total.steps / took_s:.0f} a second"
+    print(f"{backend}: {rate}: all laws hold", flush=True)
+    return 0
+
+
+@contextlib.contextmanager
+def _urls(backend: str, directory: Path) -> Iterator[Url]:
+    """Makes an empty database of a name; its URL."""
+    if backend == "sqlite":
+        yield lambda name: f"sqlite+aiosqlite:///{directory}/{name}.db"
+        return
+    server = MariaDbServer(directory / "mariadb")
+    server.start()
+    try:
+        yield lambda name: create_database(server.url(), name)
+    finally:
+        server.kill()
+
+
+def _shards(url: Url) -> dict[str, dict[str, ShardSettings]]:
+    return {core: {f"s{i}": ShardSettings(live=url(f"{core}_{i}")) for i in range(2)} for core in _CORES}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
