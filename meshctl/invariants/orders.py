@@ -97,7 +97,8 @@ def payees_see_their_trades(world: Slice, tally: Tally) -> None:
         tally.count()
         changed_ms = max(trade.created_at_ms, world.changed_at_ms.get(trade.id, 0))
         if len(rows) != 1:
-            lags = not rows and world.may_lag(trade.created_at_ms, trade.id)
+            # One that is to be paid at once is told of when there is something to tell.
+            lags = not rows and (trade.state == "PAYING" or world.may_lag(trade.created_at_ms, trade.id))
             tally.expect(lags, trade.id, f"is listed {len(rows)} times")
             continue
         (row,) = rows

@@ -10,7 +10,7 @@ _ANOTHER_PAYMENT = "(SELECT max(id) FROM payment WHERE operation = 'RECHARGE')"
 LEDGER = (
     Plant(
         "an entry of another journal",
-        {"1a"},
+        {"1a", "1q"},
         ((PAY, "UPDATE entry SET journal_id = (SELECT max(id) FROM journal) WHERE id = (SELECT min(id) FROM entry)"),),
     ),
     Plant("a balance", {"1b"}, ((PAY, "UPDATE account SET balance_minor = balance_minor + 1 WHERE kind = 'USER'"),)),
@@ -21,12 +21,12 @@ LEDGER = (
     ),
     Plant(
         "an entry on another slot",
-        {"1a", "1d", "7b"},
+        {"1a", "1d", "1p", "1q", "7b"},
         ((PAY, "UPDATE entry SET slot = slot + 1 WHERE id = (SELECT min(id) FROM entry)"),),
     ),
     Plant(
         "more held than there is",
-        {"1e"},
+        {"1e", "1i"},
         ((PAY, "UPDATE account SET held_minor = balance_minor + 1 WHERE kind = 'USER'"),),
     ),
     Plant("a customer without a floor", {"1e"}, ((PAY, "UPDATE account SET floor_minor = NULL WHERE kind = 'USER'"),)),
@@ -49,7 +49,7 @@ LEDGER = (
     ),
     Plant(
         "money left in clearing",
-        {"1g"},
+        {"1g", "5g"},
         (
             (PAY, "UPDATE journal SET payment_id = " + _ANOTHER_PAYMENT + " WHERE id = " + _A_JOURNAL_THROUGH_CLEARING),
             (
@@ -135,7 +135,7 @@ PROVIDER = (
     ),
     Plant(
         "more left to refund",
-        {"2g"},
+        {"2g", "5n"},
         ((TRADE, "UPDATE trade SET refundable_minor = refundable_minor + 1 WHERE refunded_minor > 0"),),
     ),
 )

@@ -39,7 +39,7 @@ STATES = (
     Plant("a changed entry", {"3c"}, ((PAY, "UPDATE entry SET version = 2 WHERE id = (SELECT min(id) FROM entry)"),)),
     Plant(
         "a failed payment that keeps its money",
-        {"2e", "3d"},
+        {"2e", "3d", "5i"},
         ((PAY, "UPDATE instruction SET reverses_id = NULL WHERE direction = 'REVERSE'"),),
     ),
     Plant(
@@ -121,7 +121,7 @@ ANSWERS = (
     Plant(
         "an attempt beside the current one",
         {"5e"},
-        ((TRADE, "UPDATE trade SET attempt_id = '' WHERE state = 'PAYING'"),),
+        ((TRADE, "UPDATE trade SET open_attempt_count = 2 WHERE state = 'PAYING'"),),
         at_work=True,
     ),
     Plant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -12,17 +13,24 @@ from sqlalchemy import select, update
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus, Source
 from channel_gateway.commands import ApplyResult, MarkSending, Submission, SubmitOrder
-from channel_gateway.messages import KIND_OF, mismatch_event
+from channel_gateway.messages import KIND_OF
+from channel_gateway.sandbox.behaviour import Kind
 from channel_gateway.sandbox.book import Book
-from channel_gateway.sandbox.entries import Kind, OrderBody, OrderRequest, Timing
+from channel_gateway.sandbox.entries import OrderBody, OrderRequest, Timing
 from channel_gateway.settings import ChannelGatewaySettings
 from channel_gateway.tables import ChannelOrder
 from meshctl.layout import DatabaseUrl, Ports, configuration
 from meshctl.settings import SERVICES, MeshSettings
 from pay_core.api import PayApi, TransitApi
+from pay_core.benefits import GrantPoints, IssueCoupon
+from pay_core.bookkeeping import AskToClose
 from pay_core.consumers import ChannelResults
+from pay_core.coupon import CouponFunder
+from pay_core.end_of_day import EndOfDay
 from pay_core.rule_versions import keep_rules
 from pay_core.rules import RuleBook
+from pay_core.tables import Book as LedgerBook
+from pay_core.tables import Closing
 from pay_core.terms import TermsBook
 from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
 from paykit import context as business
@@ -39,29 +47,39 @@ from paykit.store.system import Outbox
 from paymesh.channel.v1 import channel_service_pb2
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.pay.v1 import ledger_service_pb2
+from recon import asking
 from recon import consumers as recon_consumers
+from recon.commands import ApplyAnswer
 from recon.settings import ReconSettings
-from trade_core.catalogue import load
-from trade_core.commands import CreateTrade
+from recon.tables import Match
+from trade_core import merchant_trades, wire
+from trade_core.catalogue import TRADE_TYPES, load
+from trade_core.commands import CreateTrade, PayTrade
 from trade_core.consumers import PaymentNews
+from trade_core.holds import CaptureTrade
 from trade_core.notify import Notifier
+from trade_core.parts import PartInput
 from trade_core.payments import REQUESTS
 from trade_core.refunds import RefundTrade
-from trade_core.steps import NewTrade, Policy
+from trade_core.steps import SUBJECTS, NewTrade, Policy
+from trade_core.tables import PayAttempt, Trade
 from trade_core.trade import PayMethod
-from trade_core.types import Tool, TradeType
+from trade_core.types import PayeeKind, TradeType
 from trade_core.wire import TradeView
 
 NOW_MS = 1_760_000_000_000
 RESULT_DUE_MS = 15_000
+LATE = "tok_customer_late"  # of a wallet whose customer has not decided yet
 SILENT = "tok_silent"  # of a card whose charge is never answered; the provider has nothing of it
 
 
-def owner_on(shard_number: int, near: str = "") -> str:
+def owner_on(shard_number: int, near: str = "", other_than: str = "") -> str:
     """A user on the first or the second half of all slots; on the very slot of ``near`` where it is given."""
     for number in itertools.count():
         name = f"user.{number}"
         slot = slot_of(name)
+        if other_than and slot == slot_of(other_than):
+            continue
         if (slot == slot_of(near) and name != near) if near else slot // 512 == shard_number:
             return name
     raise AssertionError("unreachable")
@@ -70,6 +88,7 @@ def owner_on(shard_number: int, near: str = "") -> str:
 ALICE = owner_on(0)
 BOB = owner_on(0, near=ALICE)
 SHOP = owner_on(1)
+CAROL = owner_on(0, other_than=ALICE)
 
 
 def settings_in(folder: Path, database_url: DatabaseUrl | None = None) -> MeshSettings:
@@ -99,6 +118,7 @@ class SmallWorld:
         }
         self._policy = Policy(load(), ask_after_ms=5_000, ask_after_ms_max=60_000)
         self._stack = AsyncExitStack()
+        self._gateway = cast(ChannelGatewaySettings, settings.channel_gateway)
 
     async def __aenter__(self) -> SmallWorld:
         for name, store in self.stores.items():
@@ -110,7 +130,9 @@ class SmallWorld:
         pay = self.stores["pay_core"]
         channels = Channels({})
         self._stack.push_async_callback(channels.close, grace_s=0)
-        terms = TermsBook(RuleBook(), RESULT_DUE_MS / 1000, RESULT_DUE_MS / 1000)
+        rules = RuleBook()
+        await keep_rules(pay, rules.active)
+        terms = TermsBook(rules, RESULT_DUE_MS / 1000, RESULT_DUE_MS / 1000)
         await keep_rules(pay, terms.rules.active)
         results = ChannelResults(pay, channels, terms)
         self._apis: dict[str, Any] = {
@@ -134,10 +156,18 @@ class SmallWorld:
     # What clients ask for
 
     async def order(
-        self, trade_type: TradeType, buyer: str, amount_minor: int, *methods: PayMethod, shadow: bool = False
+        self,
+        trade_type: TradeType,
+        buyer: str,
+        amount_minor: int,
+        *methods: PayMethod,
+        shadow: bool = False,
+        parts: Sequence[PartInput] = (),
+        merges: Sequence[str] = (),
     ) -> TradeView:
-        """An order, carried as far as it goes."""
-        payee = {TradeType.PURCHASE: SHOP, TradeType.PEER_TRANSFER: BOB}.get(trade_type, "")
+        """An order, carried as far as it goes. ``merges``: the ids of trades that it pays."""
+        spec = TRADE_TYPES[trade_type]
+        payee = {PayeeKind.MERCHANT: SHOP, PayeeKind.USER: BOB, PayeeKind.NONE: ""}[spec.payee]
         new = NewTrade(
             trade_type=trade_type,
             buyer_id=buyer,
@@ -147,11 +177,40 @@ class SmallWorld:
             currency="EUR",
             amount_minor=amount_minor,
             time_to_live_ms=1_800_000,
+            hold_time_to_live_ms=spec.hold_time_to_live_ms,
             pay_methods=methods,
+            parts=parts,
+            merged_trade_ids=merges,
         )
         made = await self.stores["trade_core"].run(CreateTrade(self._origin(buyer, shadow), self._policy, new))
         await self.carry()
         return made
+
+    async def pay(self, trade: Trade, *methods: PayMethod, is_partial: bool = False) -> None:
+        """Another try to pay a trade, or a part of it, carried as far as it goes."""
+        origin = self._origin(trade.buyer_id, False, trade.biz_id)
+        await self.stores["trade_core"].run(PayTrade(origin, self._policy, trade.id, methods, is_partial))
+        await self.carry()
+
+    async def capture(self, trade: Trade, amount_minor: int) -> None:
+        """Takes a part of held money, and lets the rest go."""
+        origin = self._origin(trade.buyer_id, False, trade.biz_id)
+        command = CaptureTrade(origin, self._policy, trade.id, trade.currency, amount_minor, keep_rest=False)
+        await self.stores["trade_core"].run(command)
+        await self.carry()
+
+    async def issue_coupon(self, owner: str, amount_minor: int, merchant: str = "") -> str:
+        """A coupon of a merchant, or of the platform; its id."""
+        funder = CouponFunder.MERCHANT if merchant else CouponFunder.PLATFORM
+        expires_at_ms = self.clock.now_ms() + 86_400_000
+        origin = self._origin(owner, False)
+        command = IssueCoupon(origin, owner, "EUR", amount_minor, funder, merchant, "autumn", expires_at_ms)
+        return (await self.stores["pay_core"].run(command)).id
+
+    async def grant_points(self, owner: str, count: int) -> None:
+        """Points for a user."""
+        await self.stores["pay_core"].run(GrantPoints(self._origin(owner, False), owner, count, "gift"))
+        await self.carry()
 
     async def refund(self, trade: TradeView, amount_minor: int) -> None:
         """A refund, carried as far as it goes."""
@@ -166,6 +225,50 @@ class SmallWorld:
         request_id = f"request-{context.biz_id}"
         context = msgspec.structs.replace(context, biz_id=biz_id or context.biz_id)
         return Origin.rpc(context, "Order", owner, request_id, Money(amount_minor=1))
+
+    # What timers do
+
+    async def close_date(self) -> None:
+        """Closes the live books of pay_core on the day they are at, and writes what accounts then hold."""
+        store = self.stores["pay_core"]
+        end_of_day = EndOfDay(store, drain_ms=0)
+        for book in await store.fetch_everywhere(LedgerBook, select(LedgerBook.__table__), shadow=False):
+            with business.use(business.unpack(book.context)) as context:
+                origin = Origin.timer(msgspec.structs.replace(context, caller="timer:book_due"))
+                asked = await store.run(AskToClose(origin, book, book.open_date))
+                with business.use(origin.context):
+                    await end_of_day.step(asked)
+        for closing in await store.fetch_everywhere(Closing, select(Closing.__table__), shadow=False):
+            with business.use(msgspec.structs.replace(business.unpack(closing.context), caller="timer:closing_due")):
+                await end_of_day.write(closing)
+        await self.carry()
+
+    async def confirm_late(self) -> None:
+        """The customers of wallets who had not decided yet confirm."""
+        store, table = self.stores["channel_gateway"], ChannelOrder.__table__
+        waiting = select(table).where(table.c.state == "PENDING")
+        for order in await store.fetch_everywhere(ChannelOrder, waiting, shadow=False):
+            context = msgspec.structs.replace(business.unpack(order.context), caller="worker")
+            result = await self._provider(msgspec.structs.replace(order, token="tok_ok"), context)
+            policy = self._gateway.channels[order.channel].policy()
+            await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.QUERY))
+        await self.carry()
+        await self._ask_trades()
+
+    async def _ask_trades(self) -> None:
+        """recon asks the trades about the payments that they have not told it of: those they give back."""
+        recon, trades = self.stores["recon"], self.stores["trade_core"]
+        waiting = select(Match.__table__).where(Match.__table__.c.state == "WAITING")
+        for match in await recon.fetch_everywhere(Match, waiting, shadow=False):
+            of_it = select(PayAttempt.__table__).where(PayAttempt.__table__.c.id == match.source_id)
+            attempts = await trades.fetch_everywhere(PayAttempt, of_it, shadow=False)
+            named = select(Trade.__table__).where(Trade.__table__.c.id == attempts[0].trade_id)
+            (trade,) = await trades.fetch_everywhere(Trade, named, shadow=False)
+            answer = asking.of_trades(match, [wire.trade(TradeView(trade, attempts=attempts))])
+            context = msgspec.structs.replace(business.unpack(match.context), caller="timer:window_passed")
+            rules = cast(ReconSettings, self.settings.recon).rules()
+            await recon.run(ApplyAnswer(Origin.timer(context), match, answer, rules))
+        await self.carry()
 
     # What the relay, the bus and the workers do
 
@@ -214,7 +317,12 @@ class SmallWorld:
                 command = consumer.to_command(heard, row.id, row.destination, row.body)
                 if command is not None:
                     await self.stores[name].run(command)
-        if row.destination.startswith("pay."):
+        if row.destination in SUBJECTS:
+            heard = msgspec.structs.replace(context, caller=f"consumer:{merchant_trades.CONSUMER}")
+            projected = merchant_trades.to_command(heard, row.id, row.destination, row.body)
+            if projected is not None:
+                await self.stores["trade_core"].run(projected)
+        if row.destination.startswith("pay.payment_"):
             heard = msgspec.structs.replace(context, caller="consumer:payments")
             command = self._news.to_command(heard, row.id, row.destination, row.body)
             if command is not None:
@@ -233,8 +341,7 @@ class SmallWorld:
             token=request.token,
             original_channel_order_id=request.original_channel_order_id,
         )
-        gateway = cast(ChannelGatewaySettings, self.settings.channel_gateway)
-        channel = gateway.channels[request.channel]
+        channel = self._gateway.channels[request.channel]
         origin = Origin.rpc(context, "SubmitChannelOrder", request.instruction_id, request.request_id, request)
         order = await store.run(SubmitOrder(origin, submission, channel.operations))
         policy = channel.policy()
@@ -245,6 +352,8 @@ class SmallWorld:
     async def _provider(self, order: ChannelOrder, context: BusinessContext) -> ProviderResult:
         if order.token == SILENT:
             return ProviderResult(status=ResultStatus.UNKNOWN)
+        if order.token == LATE:
+            return ProviderResult(status=ResultStatus.PENDING)
         body = OrderBody(
             reference=order.id,
             amount_minor=order.amount_minor,
@@ -266,7 +375,11 @@ class SmallWorld:
         assert entry is not None
         status = ResultStatus.SUCCEEDED if entry.outcome == "succeeded" else ResultStatus.FAILED
         return ProviderResult(
-            status=status, provider_reference=entry.provider_reference, failure_reason=entry.failure_code.upper()
+            status=status,
+            provider_reference=entry.provider_reference,
+            failure_reason=entry.failure_code.upper(),
+            amount_minor=entry.moving_minor,
+            currency=entry.currency,
         )
 
 
@@ -274,44 +387,3 @@ def _parse(row: Outbox, method: str) -> Any:
     if row.destination in REQUESTS:
         return REQUESTS[row.destination].FromString(row.body)
     return getattr(ledger_service_pb2, f"{method}Request").FromString(row.body)
-
-
-def card(token: str = "tok_ok_visa", amount_minor: int | None = None) -> PayMethod:
-    """A card; of the order's currency where it pays a part."""
-    return PayMethod(Tool.CARD, token, amount_minor, "" if amount_minor is None else "EUR")
-
-
-def balance(amount_minor: int | None = None) -> PayMethod:
-    """The buyer's balance."""
-    return PayMethod(Tool.BALANCE, "", amount_minor, "" if amount_minor is None else "EUR")
-
-
-async def fill(world: SmallWorld) -> None:
-    """Every kind of order, on one slot and across two, carried to its end; one in shadow."""
-    await world.order(TradeType.TOP_UP, ALICE, 5_000, card())
-    await world.order(TradeType.PURCHASE, ALICE, 1_000, balance())
-    mixed = await world.order(TradeType.PURCHASE, ALICE, 1_500, balance(500), card(amount_minor=1_000))
-    await world.order(TradeType.PURCHASE, ALICE, 700, balance(200), card("tok_declined", 500))
-    await world.order(TradeType.PEER_TRANSFER, ALICE, 300, balance())
-    await world.order(TradeType.CASH_OUT, ALICE, 400, PayMethod(Tool.BANK, "tok_ok_bank"))
-    await world.refund(mixed, 600)
-    await world.order(TradeType.PURCHASE, ALICE, 900, card(), shadow=True)
-
-
-async def begin(world: SmallWorld) -> None:
-    """A purchase whose charge is not answered."""
-    await world.order(TradeType.PURCHASE, ALICE, 800, card(SILENT))
-
-
-async def contradict(world: SmallWorld) -> None:
-    """The provider contradicts itself about the charge that is not answered: recon opens a break."""
-    table = ChannelOrder.__table__
-    statement = select(table).where(table.c.state == "UNKNOWN")
-    (order,) = await world.stores["channel_gateway"].fetch_everywhere(ChannelOrder, statement, shadow=False)
-    context = msgspec.structs.replace(business.unpack(order.context), caller="consumer:matcher")
-    body = mismatch_event(order, "said SUCCEEDED, then FAILED").SerializeToString()
-    consumer = world.listeners["recon"]
-    command = consumer.to_command(context, "msg-of-the-test", recon_consumers.MISMATCH_FOUND, body)
-    assert command is not None
-    await world.stores["recon"].run(command)
-    await world.carry()
