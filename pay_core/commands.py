@@ -291,11 +291,14 @@ def _check_moved(instruction: Instruction, outcome: Outcome) -> None:
 
 
 class Advance(Command[None]):
-    """A payment's due time has passed: what waited for it is begun, and the next question gets its time."""
+    """A payment's due time has passed: what waited for it is begun, and the next question gets its time.
 
-    def __init__(self, origin: Origin, payment_id: str, terms: Terms) -> None:
+    ``was_asked``: results were asked for and are still open; the next question comes later than the one before.
+    """
+
+    def __init__(self, origin: Origin, payment_id: str, terms: Terms, *, was_asked: bool = True) -> None:
         super().__init__(slot_in(payment_id), origin)
-        self.payment_id, self.terms = payment_id, terms
+        self.payment_id, self.terms, self.was_asked = payment_id, terms, was_asked
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         return payment_keys(rows, self.payment_id)
@@ -307,4 +310,4 @@ class Advance(Command[None]):
         if payment.state == PaymentState.AUTHORIZED:
             return  # its time ends it: VoidPayment
         chain = chain_of(work, payment.id)
-        Orchestration(work, payment, chain, self.terms).advance(was_asked=True)
+        Orchestration(work, payment, chain, self.terms).advance(was_asked=self.was_asked)

@@ -106,11 +106,18 @@ class DuePayments:
         if payment.state == PaymentState.AUTHORIZED:
             await self._store.run(ExpirePayment(origin, payment.id, self._terms.now()))
             return
-        is_settled = False
+        is_settled, refusal = False, None
         for instruction in await queries.awaited_instructions(self._store, payment, shadow=context.shadow):
-            is_settled = await self._ask(instruction, origin) or is_settled
+            try:
+                is_settled = await self._ask(instruction, origin) or is_settled
+            except MeshError as error:
+                # A person must look at this result: what is undone beside it goes on.
+                refusal = refusal or error
         if not is_settled:
-            await self._store.run(Advance(origin, payment.id, self._terms.now()))
+            # What was refused is asked for at the same pace, until there is a ticket.
+            await self._store.run(Advance(origin, payment.id, self._terms.now(), was_asked=refusal is None))
+        if refusal is not None:
+            raise refusal
 
     async def _ask(self, instruction: Instruction, origin: Origin) -> bool:
         """Asks for the outcome of an instruction; whether there was one."""
