@@ -73,9 +73,7 @@ def settle(work: Work, policy: Policy, trade: Trade, attempt: PayAttempt, result
         attempt = work.update(known, parent_id=trade.id, audit=False)
         trade = hold_on(work, policy, trade, result.captured_minor, result.failure_reason)
         return TradeView(trade, attempts=[attempt])
-    reason = trade.reason
-    if trade.state != TradeState.SETTLING or not reason:
-        reason = HOLD_EXPIRED if domain.is_hold_expired(trade, work.now_ms) else VOIDED
+    reason = _why_not_captured(trade, result, work.now_ms)
     attempt = work.update(
         ATTEMPT.move(
             attempt,
@@ -88,6 +86,15 @@ def settle(work: Work, policy: Policy, trade: Trade, attempt: PayAttempt, result
         note=reason,
     )
     return TradeView(close(work, policy, trade, reason, trade.note), attempts=[attempt])
+
+
+def _why_not_captured(trade: Trade, result: PaymentResult, now_ms: int) -> str:
+    """Why held money went back: a capture failed, the caller or time let it go, or pay_core did by itself."""
+    if result.outcome is PaymentOutcome.FAILED and result.failure_reason:
+        return result.failure_reason[:64]
+    if trade.state == TradeState.SETTLING and trade.reason:
+        return trade.reason
+    return HOLD_EXPIRED if domain.is_hold_expired(trade, now_ms) else VOIDED
 
 
 def hold_on(work: Work, policy: Policy, trade: Trade, captured_minor: int, reason: str) -> Trade:

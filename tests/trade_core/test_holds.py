@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from paykit.errors import FailedPrecondition, InvalidArgument
@@ -27,6 +28,7 @@ STATES = {
     "SUCCEEDED": payment_pb2.PAYMENT_STATE_SUCCEEDED,
     "AUTHORIZED": HELD,
     "VOIDED": payment_pb2.PAYMENT_STATE_VOIDED,
+    "FAILED": payment_pb2.PAYMENT_STATE_FAILED,
 }
 HOLD_MS = 60_000
 
@@ -211,6 +213,15 @@ async def test_pay_core_may_void_first_when_time_is_up(bench: Bench) -> None:
     payment = a_payment(missed.attempt_id)
     closed = (await bench.apply(news(missed, payment.payment_id, "VOIDED", 5))).trade
     assert (closed.state, closed.reason) == ("CLOSED", "VOIDED"), "though nobody ever told that it was held"
+
+
+async def test_a_capture_that_fails_for_good_closes_and_says_why(bench: Bench) -> None:
+    trade, payment_id = await held(bench)
+    await capture(bench, trade)
+    failed = msgspec.structs.replace(news(trade, payment_id, "FAILED", 5), failure_reason="AUTH_EXPIRED")
+    view = await bench.apply(failed)
+    assert (view.trade.state, view.trade.reason, view.trade.paid_minor) == ("CLOSED", "AUTH_EXPIRED", 0)
+    assert (view.attempts[0].state, view.attempts[0].failure_reason) == ("FAILED", "AUTH_EXPIRED")
 
 
 async def test_expiry_that_cannot_settle_is_tried_again_later_each_time(bench: Bench) -> None:
