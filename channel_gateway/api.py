@@ -60,16 +60,14 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
     ) -> channel_service_pb2.GetChannelOrderResponse:
         fields = Fields()
         if request.WhichOneof("by") == "instruction_id":
-            id_ = fields.id("instruction_id", request.instruction_id, "ins")
-            column = _TABLE.c.instruction_id
+            id_, column = fields.id("instruction_id", request.instruction_id, "ins"), "instruction_id"
         else:
-            id_ = fields.id("channel_order_id", request.channel_order_id, "chn")
-            column = _TABLE.c.id
+            id_, column = fields.id("channel_order_id", request.channel_order_id, "chn"), "id"
         fields.raise_if_any()
-        found = await self._fetch(select(_TABLE).where(column == id_), slot_in(id_))
-        if not found:
+        found = await self._store.get(ChannelOrder, id_, column, slot=slot_in(id_), shadow=current().shadow)
+        if found is None:
             raise NotFound(f"no channel order for {id_}", metadata={"id": id_})
-        return channel_service_pb2.GetChannelOrderResponse(channel_order=messages.channel_order(found[0]))
+        return channel_service_pb2.GetChannelOrderResponse(channel_order=messages.channel_order(found))
 
     async def BatchGetChannelOrders(
         self, request: channel_service_pb2.BatchGetChannelOrdersRequest, context: ServicerContext

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
 from pay_core.payment import BALANCE, COUPON
-from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Journal, Payment, PaymentCase
+from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Payment, PaymentCase
 from paymesh.common.v1 import money_pb2
-from paymesh.pay.v1 import ledger_service_pb2, pay_service_pb2, payment_pb2
+from paymesh.pay.v1 import ledger_service_pb2, payment_pb2
 
 _OPERATION = {name.removeprefix("OPERATION_"): number for name, number in payment_pb2.Operation.items()}
 _PAYMENT_STATE = {name.removeprefix("PAYMENT_STATE_"): number for name, number in payment_pb2.PaymentState.items()}
@@ -180,24 +180,3 @@ def case_proto(case: PaymentCase) -> payment_pb2.Case:
     if case.resolved_at_ms is not None:
         message.resolve_time.CopyFrom(timestamp(case.resolved_at_ms))
     return message
-
-
-def journal_proto(journal: Journal, lines: list[tuple[Entry, Account]]) -> pay_service_pb2.PaymentJournal:
-    """A journal with its entries and whose they are."""
-    return pay_service_pb2.PaymentJournal(
-        journal_id=journal.id,
-        payment_id=journal.payment_id,
-        slot=journal.slot,
-        accounting_date=journal.accounting_date,
-        post_time=timestamp(journal.posted_at_ms),
-        lines=[
-            pay_service_pb2.JournalLine(
-                account_id=account.id,
-                owner_id=account.owner_id,
-                account_kind=KIND_NUMBER[AccountKind(account.kind)],
-                amount=money_pb2.Money(currency_code=entry.currency, amount_minor=entry.amount_minor),
-                balance_after_minor=entry.balance_after_minor,
-            )
-            for entry, account in lines
-        ],
-    )

@@ -12,7 +12,8 @@ from pay_core.ledger import slot_of_owner
 from pay_core.orchestration import PaymentView
 from pay_core.tables import Account, Entry, Instruction, Journal, Payment, PaymentCase
 from paykit.errors import FailedPrecondition
-from paykit.store.reads import Snapshot
+from paykit.store.queries import Query, among
+from paykit.store.reads import Snapshot, as_rows
 from paykit.store.row import RowT
 from paykit.store.store import Store
 
@@ -21,11 +22,59 @@ _ROWS_MAX = 20_000  # of one kind: far more than an order has, and what a messag
 _VALUES_MAX = 1_000  # in one statement
 
 
-class BookedJournal(NamedTuple):
-    """A journal, and its entries with the accounts they change."""
+def _by(column: Column[Any]) -> Query:
+    """The rows whose ``column`` is one of some values."""
+    return Query(select(column.table).where(among(column)).limit(_ROWS_MAX + 1), column)
 
-    journal: Journal
-    lines: list[tuple[Entry, Account]]
+
+_BY_SOURCE, _BY_ID = _by(Payment.__table__.c.source_id), _by(Payment.__table__.c.id)
+_CASES = _by(PaymentCase.__table__.c.payment_id)
+_INSTRUCTIONS = _by(Instruction.__table__.c.payment_id)
+_JOURNAL, _ENTRY, _ACCOUNT = Journal.__table__, Entry.__table__, Account.__table__
+# One record for each entry, its journal and account beside it: BookedJournal, then JournalLine. No journal is without.
+_JOURNALS = Query(
+    select(
+        _JOURNAL.c.id,
+        _JOURNAL.c.payment_id,
+        _JOURNAL.c.slot,
+        _JOURNAL.c.accounting_date,
+        _JOURNAL.c.posted_at_ms,
+        _ENTRY.c.account_id,
+        _ACCOUNT.c.owner_id,
+        _ACCOUNT.c.kind,
+        _ENTRY.c.currency,
+        _ENTRY.c.amount_minor,
+        _ENTRY.c.balance_after_minor,
+    )
+    .join_from(_JOURNAL, _ENTRY, _ENTRY.c.journal_id == _JOURNAL.c.id)
+    .join(_ACCOUNT, _ACCOUNT.c.id == _ENTRY.c.account_id)
+    .where(among(_JOURNAL.c.payment_id))
+    .order_by(_ENTRY.c.id)
+    .limit(_ROWS_MAX + 1),
+    _JOURNAL.c.payment_id,
+)
+
+
+class JournalLine(NamedTuple):
+    """An entry, and whose account it changed."""
+
+    account_id: str
+    owner_id: str
+    account_kind: str
+    currency: str
+    amount_minor: int
+    balance_after_minor: int
+
+
+class BookedJournal(NamedTuple):
+    """A journal and its entries, oldest first."""
+
+    id: str
+    payment_id: str
+    slot: int
+    accounting_date: str
+    posted_at_ms: int
+    lines: list[JournalLine]
 
 
 class PaymentTree(NamedTuple):
@@ -46,18 +95,18 @@ async def payment_tree(store: Store, source_ids: Sequence[str], slot: int, *, sh
     (TREE_TOO_LARGE) beyond 20,000 rows of a kind.
     """
     async with store.snapshot(slot, shadow=shadow) as snapshot:
-        payments = await _by(snapshot, Payment, "source_id", source_ids)
+        payments = await _rows(snapshot, Payment, _BY_SOURCE, source_ids)
         cases: list[PaymentCase] = []
         fresh = payments
         while fresh:
-            found = await _by(snapshot, PaymentCase, "payment_id", [payment.id for payment in fresh])
+            found = await _rows(snapshot, PaymentCase, _CASES, [payment.id for payment in fresh])
             cases += found
             known = {payment.id for payment in payments}
             decided = [case.resolution_payment_id for case in found if case.resolution_payment_id]
-            fresh = await _by(snapshot, Payment, "id", [id_ for id_ in decided if id_ not in known])
+            fresh = await _rows(snapshot, Payment, _BY_ID, [id_ for id_ in decided if id_ not in known])
             payments += fresh
         payment_ids = [payment.id for payment in payments]
-        instructions = await _by(snapshot, Instruction, "payment_id", payment_ids)
+        instructions = await _rows(snapshot, Instruction, _INSTRUCTIONS, payment_ids)
         journals = await _journals(snapshot, payment_ids)
     here = store.map.shard_of(slot)
     for other_slot, there in _elsewhere(store, here, instructions).items():
@@ -68,7 +117,7 @@ async def payment_tree(store: Store, source_ids: Sequence[str], slot: int, *, sh
         chains[instruction.payment_id].append(instruction)
     return PaymentTree(
         [PaymentView(payment, chains[payment.id]) for payment in sorted(payments, key=lambda row: row.id)],
-        sorted(journals, key=lambda booked: (booked.journal.posted_at_ms, booked.journal.id)),
+        sorted(journals, key=lambda journal: (journal.posted_at_ms, journal.id)),
         sorted(cases, key=lambda row: row.id),
     )
 
@@ -87,26 +136,24 @@ def _elsewhere(store: Store, here: str, instructions: Iterable[Instruction]) -> 
 
 
 async def _journals(snapshot: Snapshot, payment_ids: Sequence[str]) -> list[BookedJournal]:
-    journals = await _by(snapshot, Journal, "payment_id", payment_ids)
-    entries = await _by(snapshot, Entry, "journal_id", [journal.id for journal in journals])
-    account_ids = list(dict.fromkeys(entry.account_id for entry in entries))
-    accounts = {account.id: account for account in await _by(snapshot, Account, "id", account_ids)}
-    lines: dict[str, list[tuple[Entry, Account]]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda row: row.id):
-        lines[entry.journal_id].append((entry, accounts[entry.account_id]))
-    return [BookedJournal(journal, lines[journal.id]) for journal in journals]
+    journals: dict[str, BookedJournal] = {}
+    for found in await _records(snapshot, _JOURNALS, payment_ids):
+        id_, payment_id, slot, accounting_date, posted_at_ms, *line = found
+        journal = journals.get(id_)
+        if journal is None:
+            journal = journals[id_] = BookedJournal(id_, payment_id, slot, accounting_date, posted_at_ms, [])
+        journal.lines.append(JournalLine(*line))
+    return list(journals.values())
 
 
-async def _by(snapshot: Snapshot, row_type: type[RowT], column: str, values: Sequence[str]) -> list[RowT]:
-    """The rows whose ``column`` is one of ``values``."""
-    table = row_type.__table__
-    key: Column[Any] = table.c[column]
-    found: list[RowT] = []
+async def _rows(snapshot: Snapshot, row_type: type[RowT], query: Query, values: Sequence[str]) -> list[RowT]:
+    return as_rows(row_type, await _records(snapshot, query, values))
+
+
+async def _records(snapshot: Snapshot, query: Query, values: Sequence[str]) -> list[Sequence[Any]]:
+    found: list[Sequence[Any]] = []
     for start in range(0, len(values), _VALUES_MAX):
-        statement = select(table).where(key.in_(values[start : start + _VALUES_MAX])).limit(_ROWS_MAX + 1 - len(found))
-        found += await snapshot.fetch(row_type, statement)
+        found += await snapshot.query(query, values[start : start + _VALUES_MAX])
         if len(found) > _ROWS_MAX:
-            raise FailedPrecondition(
-                f"the order has more than {_ROWS_MAX} rows of {table.name}", reason="TREE_TOO_LARGE"
-            )
+            raise FailedPrecondition(f"the order has more than {_ROWS_MAX} rows of a kind", reason="TREE_TOO_LARGE")
     return found

@@ -15,12 +15,21 @@ from paykit.errors import NotFound
 from paykit.ids import is_id, slot_in
 from paykit.rpc.checks import Fields, encode_page_token
 from paykit.store.command import Change
+from paykit.store.queries import Query, among
 from paykit.store.row import Row
 from paykit.store.store import Store
 from paykit.store.system import CommandRecord, DeadLetter
 from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc
 
 _MAX_TIMELINE = 2000
+_RECORD = CommandRecord.__table__
+_TIMELINE = Query(
+    select(_RECORD.c.created_at_ms, _RECORD.c.name, _RECORD.c.trigger, _RECORD.c.caller, _RECORD.c.changes)
+    .where(among(_RECORD.c.biz_id))
+    .order_by(_RECORD.c.created_at_ms)
+    .limit(_MAX_TIMELINE),
+    _RECORD.c.biz_id,
+)
 _decode_changes = msgspec.json.Decoder(list[Change]).decode
 
 Replay = Callable[[ops_service_pb2.ReplayDeadLetterRequest, DeadLetter], Awaitable[DeadLetter]]
@@ -114,11 +123,9 @@ class OpsApi(ops_service_pb2_grpc.OpsServiceServicer):
 
 async def timeline(store: Store, biz_id: str, *, shadow: bool) -> list[ops_service_pb2.TimelineEntry]:
     """What a service did under a business id, on all shards, oldest first; the first 2,000 of each shard."""
-    table = CommandRecord.__table__
-    statement = select(table).where(table.c.biz_id == biz_id).order_by(table.c.created_at_ms).limit(_MAX_TIMELINE)
-    records = await store.fetch_everywhere(CommandRecord, statement, shadow=shadow)
-    records.sort(key=lambda row: row.created_at_ms)
-    return [_entry(store.service, record) for record in records]
+    records = await store.query_everywhere(_TIMELINE, [biz_id], shadow=shadow)
+    records.sort(key=lambda record: record[0])
+    return [_entry(store.service, *record) for record in records]
 
 
 def merged(parts: Iterable[Iterable[ops_service_pb2.TimelineEntry]]) -> list[ops_service_pb2.TimelineEntry]:
@@ -126,25 +133,26 @@ def merged(parts: Iterable[Iterable[ops_service_pb2.TimelineEntry]]) -> list[ops
     return sorted(itertools.chain.from_iterable(parts), key=lambda entry: entry.time.ToMilliseconds())
 
 
-def _entry(service: str, record: CommandRecord) -> ops_service_pb2.TimelineEntry:
-    changes = [
-        ops_service_pb2.Change(
-            id=change.id,
-            entity=change.entity,
-            parent_id=change.parent_id,
-            from_state=change.from_state,
-            to_state=change.to_state,
-            note=change.note,
-        )
-        for change in _decode_changes(record.changes)
-    ]
+def _entry(
+    service: str, created_at_ms: int, name: str, trigger: str, caller: str, changes: str
+) -> ops_service_pb2.TimelineEntry:
     return ops_service_pb2.TimelineEntry(
-        time=_timestamp(record.created_at_ms),
+        time=_timestamp(created_at_ms),
         service=service,
-        command=record.name,
-        trigger=record.trigger,
-        caller=record.caller,
-        changes=changes,
+        command=name,
+        trigger=trigger,
+        caller=caller,
+        changes=[
+            ops_service_pb2.Change(
+                id=change.id,
+                entity=change.entity,
+                parent_id=change.parent_id,
+                from_state=change.from_state,
+                to_state=change.to_state,
+                note=change.note,
+            )
+            for change in _decode_changes(changes)
+        ],
     )
 
 

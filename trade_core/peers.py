@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from paykit import ops
+from paykit.context import current
+from paykit.errors import NotFound
+from paykit.rpc.batching import MAX_ITEMS
 from paykit.rpc.channels import Channels
 from paykit.store.store import Store
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
@@ -18,6 +21,7 @@ PAY_CORE = "pay_core"
 CHANNEL_GATEWAY = "channel_gateway"
 RECON = "recon"
 
+_GET_CHANNEL_ORDER = "/paymesh.channel.v1.ChannelService/GetChannelOrder"
 _PAGE_SIZE = 200
 _IN_FLIGHT_MAX = 16  # calls of one tree at a time
 
@@ -35,6 +39,7 @@ class Peers:
         """``store`` is trade_core's own: its part of the timeline needs no call."""
         self._channels = channels
         self._store = store
+        self._stubs: dict[tuple[str, Callable[[Any], Any]], Any] = {}
 
     async def biz_id_of(self, service: str, id_: str, shadow: bool, timeout_s: float) -> str:
         """The business id that an id or reference belongs to, as ``service`` knows it; empty where it does not."""
@@ -43,16 +48,36 @@ class Peers:
 
     async def payments(self, source_ids: Sequence[str], timeout_s: float) -> pay_service_pb2.GetPaymentTreeResponse:
         """What pay_core did for some sources of one slot, at most 1,000, as one picture."""
-        stub = pay_service_pb2_grpc.PayServiceStub(self._channels.get(PAY_CORE))
+        stub = self._stub(PAY_CORE, pay_service_pb2_grpc.PayServiceStub)
         request = pay_service_pb2.GetPaymentTreeRequest(source_ids=source_ids)
         async with asyncio.timeout(timeout_s):
-            return await stub.GetPaymentTree(request, timeout=timeout_s)
+            found: pay_service_pb2.GetPaymentTreeResponse = await stub.GetPaymentTree(request, timeout=timeout_s)
+            return found
 
-    async def channel_orders(
-        self, payment_ids: Iterable[str], timeout_s: float
+    async def channel_orders_for(
+        self, instruction_ids: Sequence[str], timeout_s: float
+    ) -> list[channel_order_pb2.ChannelOrder]:
+        """What providers were asked to do for some instructions: those that the gateway has heard of, in that order."""
+        get, context = self._channels.batch(CHANNEL_GATEWAY, _GET_CHANNEL_ORDER), current()
+
+        async def for_instruction(instruction_id: str) -> channel_order_pb2.ChannelOrder | None:
+            request = channel_service_pb2.GetChannelOrderRequest(instruction_id=instruction_id)
+            try:
+                response = await get(request, context, timeout_s)
+            except NotFound:
+                return None
+            order: channel_order_pb2.ChannelOrder = response.channel_order
+            return order
+
+        async with asyncio.timeout(timeout_s):
+            found = await _each(for_instruction, instruction_ids, MAX_ITEMS)
+        return [order for order in found if order is not None]
+
+    async def channel_orders_of(
+        self, payment_ids: Sequence[str], timeout_s: float
     ) -> list[channel_order_pb2.ChannelOrder]:
         """What providers were asked to do for some payments, payment by payment, oldest first."""
-        stub = channel_service_pb2_grpc.ChannelServiceStub(self._channels.get(CHANNEL_GATEWAY))
+        stub = self._stub(CHANNEL_GATEWAY, channel_service_pb2_grpc.ChannelServiceStub)
 
         async def of_payment(payment_id: str) -> list[channel_order_pb2.ChannelOrder]:
             request = channel_service_pb2.ListChannelOrdersRequest(payment_id=payment_id, page_size=_PAGE_SIZE)
@@ -63,7 +88,7 @@ class Peers:
 
     async def breaks(self, biz_ids: Iterable[str], timeout_s: float) -> list[break_pb2.Break]:
         """What reconciliation found wrong with some business ids, oldest first."""
-        stub = recon_service_pb2_grpc.ReconServiceStub(self._channels.get(RECON))
+        stub = self._stub(RECON, recon_service_pb2_grpc.ReconServiceStub)
 
         async def of_business(biz_id: str) -> list[break_pb2.Break]:
             request = recon_service_pb2.ListBreaksRequest(biz_id=biz_id, page_size=_PAGE_SIZE)
@@ -86,8 +111,18 @@ class Peers:
             return _flat(await _each(of_business, biz_ids))
 
     async def _timeline(self, service: str, id_: str, shadow: bool) -> ops_service_pb2.GetTimelineResponse:
-        stub = ops_service_pb2_grpc.OpsServiceStub(self._channels.get(service))
-        return await stub.GetTimeline(ops_service_pb2.GetTimelineRequest(id=id_, shadow=shadow))
+        stub = self._stub(service, ops_service_pb2_grpc.OpsServiceStub)
+        found: ops_service_pb2.GetTimelineResponse = await stub.GetTimeline(
+            ops_service_pb2.GetTimelineRequest(id=id_, shadow=shadow)
+        )
+        return found
+
+    def _stub(self, service: str, stub_type: Callable[[Any], Any]) -> Any:
+        """The one stub of a type: to make it costs as much as to call it."""
+        stub = self._stubs.get((service, stub_type))
+        if stub is None:
+            stub = self._stubs[service, stub_type] = stub_type(self._channels.get(service))
+        return stub
 
 
 async def _all_pages(
@@ -102,9 +137,9 @@ async def _all_pages(
         request.page_token = page.next_page_token
 
 
-async def _each(ask: Callable[[A], Awaitable[B]], whats: Iterable[A]) -> list[B]:
+async def _each(ask: Callable[[A], Awaitable[B]], whats: Iterable[A], in_flight_max: int = _IN_FLIGHT_MAX) -> list[B]:
     """Asks for each, some at a time; the first error ends it and leaves none under way."""
-    turns = asyncio.Semaphore(_IN_FLIGHT_MAX)
+    turns = asyncio.Semaphore(in_flight_max)
 
     async def one(what: A) -> B:
         async with turns:

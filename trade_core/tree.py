@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -16,6 +16,7 @@ from paykit.errors import ConfigurationError, DeadlineExceeded, MeshError, NotFo
 from paykit.ids import is_id, slot_in
 from paykit.store.row import Row
 from paykit.store.store import Store
+from paymesh.channel.v1.channel_order_pb2 import ChannelOrder
 from paymesh.pay.v1 import pay_service_pb2
 from paymesh.trade.v1 import trade_service_pb2 as pb
 from trade_core import wire
@@ -152,17 +153,16 @@ class TradeTree:
     async def _add_channel_orders(
         self, response: pb.GetTradeTreeResponse, views: Sequence[TradeView], budget: _Budget, missing: _Missing
     ) -> None:
+        ask: Callable[[Sequence[str], float], Awaitable[list[ChannelOrder]]]
         if missing.parts:
+            ask = self._peers.channel_orders_of
             named = [attempt.payment_id for view in views for attempt in view.attempts if attempt.payment_id]
         else:
-            is_outside = (
-                payment.payment_id
-                for payment in response.payments
-                if any(step.channel for step in payment.instructions)
-            )
-            named = list(is_outside)
+            ask = self._peers.channel_orders_for
+            steps = (step for payment in response.payments for step in payment.instructions)
+            named = [step.instruction_id for step in steps if step.channel]
         if named:
-            asked = self._peers.channel_orders(named, budget.share_s())
+            asked = ask(named, budget.share_s())
             response.channel_orders.extend(await missing.unless(CHANNEL_GATEWAY, asked) or ())
 
     async def _add_history(

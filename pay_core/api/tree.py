@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pay_core import tree
-from pay_core.convert import case_proto, journal_proto, payment_proto
+from pay_core.convert import case_proto, payment_proto
+from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
 from paykit import context as business_context
 from paykit.ids import is_id, slot_in
 from paykit.rpc.checks import Fields
 from paykit.store.store import Store
+from paymesh.common.v1 import money_pb2
 from paymesh.pay.v1 import pay_service_pb2
 
 
@@ -32,6 +34,27 @@ class TreeApi:
         found = await tree.payment_tree(self._store, source_ids, slot_in(source_ids[0]), shadow=shadow)
         return pay_service_pb2.GetPaymentTreeResponse(
             payments=[payment_proto(view.payment, view.chain) for view in found.payments],
-            journals=[journal_proto(*booked) for booked in found.journals],
+            journals=[_journal(journal) for journal in found.journals],
             cases=[case_proto(case) for case in found.cases],
         )
+
+
+def _journal(journal: tree.BookedJournal) -> pay_service_pb2.PaymentJournal:
+    """A journal with its entries and whose they are."""
+    return pay_service_pb2.PaymentJournal(
+        journal_id=journal.id,
+        payment_id=journal.payment_id,
+        slot=journal.slot,
+        accounting_date=journal.accounting_date,
+        post_time=timestamp(journal.posted_at_ms),
+        lines=[
+            pay_service_pb2.JournalLine(
+                account_id=line.account_id,
+                owner_id=line.owner_id,
+                account_kind=KIND_NUMBER[AccountKind(line.account_kind)],
+                amount=money_pb2.Money(currency_code=line.currency, amount_minor=line.amount_minor),
+                balance_after_minor=line.balance_after_minor,
+            )
+            for line in journal.lines
+        ],
+    )

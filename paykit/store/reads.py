@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from paykit.errors import Unavailable
 from paykit.store.engines import read_errors
 from paykit.store.guard import transaction_open
+from paykit.store.queries import Query
 from paykit.store.row import RowT
 
 
@@ -49,6 +50,12 @@ class Snapshot:
     async def rows(self, statement: Select[Any]) -> list[tuple[Any, ...]]:
         """Tuples of whatever ``statement`` selects (counts, sums: integers). Unavailable where the shard is away."""
         return as_tuples(await self._read(statement))
+
+    async def query(self, query: Query, *values: Sequence[str]) -> Sequence[Sequence[Any]]:
+        """The records that ``query`` finds for its lists of values. Unavailable where the shard is away."""
+        with read_errors():
+            async with self._turn:
+                return await self._connection.run_sync(query.read, *values)
 
     async def _read(self, statement: Select[Any]) -> Sequence[Any]:
         with read_errors():

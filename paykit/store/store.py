@@ -16,6 +16,8 @@ from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.command import Command, Previewed, R
 from paykit.store.engines import ShardEngines, read_errors
 from paykit.store.executor import ShardExecutor
+from paykit.store.finder import Finder
+from paykit.store.queries import Query
 from paykit.store.reads import Snapshot, as_rows, as_tuples, open_snapshot
 from paykit.store.row import RowT
 from paykit.store.shard_map import ShardMap
@@ -44,6 +46,7 @@ class Store:
         self._settings = settings
         self._executors: dict[tuple[str, str], ShardExecutor] = {}
         self._callbacks: list[CommitCallback] = []
+        self._finder = Finder(self._query)
 
     async def start(self) -> None:
         """Opens every shard; ConfigurationError where one is unreachable, wrongly set, or not the one it should be."""
@@ -147,6 +150,27 @@ class Store:
             *(self.fetch_shard(row_type, statement, mode, shard) for shard in self.shards(mode))
         )
         return [row for part in parts for row in part]
+
+    async def get(
+        self, row_type: type[RowT], value: str, column: str = "id", *, slot: int, shadow: bool
+    ) -> RowT | None:
+        """The row whose id or other unique key is ``value``; it decides nothing. Many share a read."""
+        return await self._finder.find(row_type, column, value, "shadow" if shadow else "live", self.map.shard_of(slot))
+
+    async def query_everywhere(self, query: Query, *values: Sequence[str], shadow: bool) -> list[Sequence[Any]]:
+        """The records that ``query`` finds for its lists of values on all shards of a side; they decide nothing."""
+        mode = "shadow" if shadow else "live"
+        parts = await asyncio.gather(
+            *(self._query(query, *values, mode=mode, shard=shard) for shard in self.shards(mode))
+        )
+        return [record for part in parts for record in part]
+
+    async def _query(self, query: Query, *values: Sequence[str], mode: str, shard: str) -> Sequence[Sequence[Any]]:
+        executor = self.executor(mode, shard)
+        with read_errors():
+            async with asyncio.timeout(self._settings.statement_timeout_s):
+                async with executor.engines.reader.connect() as connection:
+                    return await connection.run_sync(query.read, *values)
 
     async def aggregate(self, mode: str, shard: str, statement: Select[Any]) -> list[tuple[Any, ...]]:
         """Tuples of whatever ``statement`` selects from one shard (counts, sums: integers); it decides nothing."""

@@ -15,6 +15,7 @@ from paykit.clock import SystemClock
 from paykit.context import use
 from paykit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from paykit.ids import new_id
+from paykit.rpc.batching import serve_batch
 from paykit.rpc.channels import Channels
 from paykit.rpc.server import Server
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
@@ -46,6 +47,7 @@ class Neighbours(
         self.biz_ids: dict[str, str] = {}
         self.asked: list[Any] = []
         self.order_count = 0
+        self.instruction_ids = [new_id("ins", SLOT, NOW_MS)]
 
     async def _answer(self, method: str, request: Any) -> None:
         self.asked.append(request)
@@ -56,9 +58,20 @@ class Neighbours(
 
     async def GetPaymentTree(self, request: Any, context: Any) -> Any:
         await self._answer("GetPaymentTree", request)
-        step = payment_pb2.Instruction(channel="sandbox_card")
-        payments = [payment_pb2.Payment(payment_id=PAYMENT_ID, instructions=[step])]
+        steps = [payment_pb2.Instruction(instruction_id=id_, channel="sandbox_card") for id_ in self.instruction_ids]
+        payments = [payment_pb2.Payment(payment_id=PAYMENT_ID, instructions=steps)]
         return pay_service_pb2.GetPaymentTreeResponse(payments=payments)
+
+    async def BatchGetChannelOrders(self, request: Any, context: Any) -> Any:
+        response_type = channel_service_pb2.BatchGetChannelOrdersResponse
+        return await serve_batch(request, context, self.GetChannelOrder, response_type)
+
+    async def GetChannelOrder(self, request: Any, context: Any) -> Any:
+        await self._answer("GetChannelOrder", request)
+        if self.instruction_ids.index(request.instruction_id) >= self.order_count:
+            raise NotFound("the gateway has not heard of it yet")
+        order = channel_order_pb2.ChannelOrder(payment_id=PAYMENT_ID, instruction_id=request.instruction_id)
+        return channel_service_pb2.GetChannelOrderResponse(channel_order=order)
 
     async def ListChannelOrders(self, request: Any, context: Any) -> Any:
         await self._answer("ListChannelOrders", request)
@@ -152,11 +165,15 @@ async def test_an_order_without_bounds_is_refused(bench: Bench) -> None:
 async def test_every_part_is_asked_for_to_the_end(bench: Bench, neighbours: Neighbours) -> None:
     trade = trade_at(0)
     await plant(bench.store, trade, attempted(trade, payment_id=PAYMENT_ID))
+    neighbours.instruction_ids = [new_id("ins", SLOT, NOW_MS) for _ in range(451)]
     neighbours.order_count = 450
     async with looking(bench, neighbours) as tree:
         found = await tree.get(trade.id)
+        neighbours.refusing.add("GetPaymentTree")
+        without = await tree.get(trade.id)
     assert [payment.payment_id for payment in found.payments] == [PAYMENT_ID]
-    assert len(found.channel_orders) == 450
+    assert [order.instruction_id for order in found.channel_orders] == neighbours.instruction_ids[:450]
+    assert len(without.channel_orders) == 450
     assert [item.biz_id for item in found.breaks] == [trade.biz_id]
     assert list(found.missing_parts) == []
 
@@ -165,7 +182,7 @@ async def test_every_part_is_asked_for_to_the_end(bench: Bench, neighbours: Neig
     ("method", "service", "fields"),
     [
         ("GetPaymentTree", "pay_core", ("payments", "journals", "cases")),
-        ("ListChannelOrders", "channel_gateway", ("channel_orders",)),
+        ("GetChannelOrder", "channel_gateway", ("channel_orders",)),
         ("ListBreaks", "recon", ("breaks",)),
     ],
 )
