@@ -168,7 +168,8 @@ def refund_chain(done: list[Instruction], asked: Refunded) -> list[Step]:
     """Money of a TRANSFER back by its original route.
 
     It is taken from who was paid in proportion to what is left of each, and given back to the tools in proportion to
-    what is left of each, coupons that payees bore with them. Channels before the others: a provider may still refuse.
+    what is left of each but for the payer's fee, coupons that payees bore with them. Channels before the others: a
+    provider may still refuse.
     FailedPrecondition: REFUND_EXCEEDS_PAYMENT, PAYEE_NOT_FOUND.
     """
     paid = [ins for ins in did(done, Action.DISBURSE) if ins.tool != ESCROW and not is_payer_fee(ins)]
@@ -186,11 +187,24 @@ def refund_chain(done: list[Instruction], asked: Refunded) -> list[Step]:
         if part
     ]
     collects = [ins for ins in did(done, Action.COLLECT) if ins.tool != ESCROW]
-    borne_ids = _borne_ids(paid)
-    pots = [Pot(left_minor(ins), ins.token if ins.token in borne_ids else "") for ins in collects]
-    given = paired(asked.amount_minor, pots, _borne(taken))
+    fee_minor = sum([ins.amount_minor for ins in did(done, Action.DISBURSE) if is_payer_fee(ins)])
+    given = paired(asked.amount_minor, _pots(collects, _borne_ids(paid), fee_minor), _borne(taken))
     targets = [_give_back(ins, part) for ins, part in zip(collects, given, strict=True) if part]
     return taken + sorted(targets, key=lambda step: step.tool != CHANNEL)
+
+
+def _pots(collects: list[Instruction], borne_ids: set[str], fee_minor: int) -> list[Pot]:
+    """What of each COLLECT can be given back.
+
+    The payer's fee never is: it stays in the money that was collected last, so that a coupon or points that paid none
+    of it come back whole with the last of the amount.
+    """
+    left = [left_minor(ins) for ins in collects]
+    by_turn = sorted(range(len(left)), key=lambda i: (collects[i].tool not in (BALANCE, CHANNEL), -i))
+    for i in [i for i in by_turn if collects[i].token not in borne_ids]:
+        kept_minor = min(left[i], fee_minor)
+        left[i], fee_minor = left[i] - kept_minor, fee_minor - kept_minor
+    return [Pot(minor, ins.token if ins.token in borne_ids else "") for ins, minor in zip(collects, left, strict=True)]
 
 
 def _take_back(ins: Instruction, amount_minor: int, return_fees: bool) -> Step:

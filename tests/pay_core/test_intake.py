@@ -11,7 +11,7 @@ from pay_core.ledger import AccountKind
 from pay_core.payment import CHANNEL, COUPON, POINTS, Funding, Operation, Payee, SettlementMode
 from pay_core.rule_versions import KeepRules
 from pay_core.rules import load
-from pay_core.tables import LimitUsage, Payment, RuleVersion
+from pay_core.tables import Coupon, LimitUsage, Payment, RuleVersion
 from paykit.errors import FailedPrecondition, NotFound
 from paykit.store.store import Store
 from tests.pay_core.world import DAY_MS, RULES, World, bank, card, origin
@@ -149,8 +149,25 @@ def test_a_payers_fee_comes_on_top_of_the_funding_that_takes_the_rest_and_is_kep
     assert world.payment(view).payer_fee_minor == 20
     world.refund(view.payment.id, 400, "f1")
     world.drain()
-    assert (world.balance("ann"), world.provider_net["cheap_card", "EUR"]) == (1000 - 320 + 305, 100 - 95)
+    assert (world.balance("ann"), world.provider_net["cheap_card", "EUR"]) == (1000 - 320 + 300, 0)
     assert world.total(AccountKind.FEES) == 20
+    world.check()
+
+
+def test_a_payers_fee_keeps_no_coupon_and_no_points_from_coming_back_whole() -> None:
+    world = funded()
+    world.start(purchase([Funding(100)], 100), "what the shop pays the service fee of", "x/PURCHASE")
+    world.points("ann", 500, "p1")
+    coupon_id = world.coupon("ann", 20, "c1")
+    fundings = [Funding(20, COUPON, token=coupon_id), Funding(50, POINTS), Funding(30)]
+    view = world.start(purchase(fundings, 100), "t1", "x/EXPRESS")
+    world.drain()
+    for amount in (33, 67):
+        world.refund(view.payment.id, amount, f"f{amount}")
+        world.drain()
+    assert world.rows[Coupon][coupon_id].state == "AVAILABLE"  # type: ignore[attr-defined]
+    assert world.balance("ann", AccountKind.POINTS, "PTS") == 500
+    assert world.balance("ann") == 1000 - 100 - 20
     world.check()
 
 
