@@ -132,8 +132,10 @@ def _returned(
         note=purpose.value,
     )
     trade = work.update(changed, note=f"{attempt.id} is given back")
-    if state is TradeState.CLOSED and changes:
+    if changes and state is TradeState.CLOSED:
         work.publish(TRADE_CLOSED, wire.event(trade, attempt))
+    elif changes:
+        tell_changed(work, trade, attempt)
     return trade, attempt
 
 

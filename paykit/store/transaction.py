@@ -20,7 +20,7 @@ from paykit.store.system import CommandRecord, ShardEpoch
 
 log = structlog.get_logger()
 
-_MAX_ROUNDS = 6
+MAX_ROUNDS = 6  # of reading; the last one must name nothing new
 _RECORD = CommandRecord
 
 
@@ -105,13 +105,13 @@ def _load(connection: Connection, batch: Batch, keys: set[Key], lock: bool) -> b
 def _load_rows(connection: Connection, batch: Batch, commands: Sequence[Command[Any]], locks: bool) -> None:
     """Loads what the commands read, round by round, until they name nothing new."""
     loaded = LoadedSoFar(batch)
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         keys: set[Key] = set()
         for command in commands:
             keys.update(command.reads(loaded))
         if not _load(connection, batch, keys, locks):
             return
-    raise AssertionError(f"still naming new rows after {_MAX_ROUNDS} rounds: {sorted({c.name for c in commands})}")
+    raise AssertionError(f"still naming new rows after {MAX_ROUNDS} rounds: {sorted({c.name for c in commands})}")
 
 
 def _decide(batch: Batch, waiting: list[Waiting]) -> Outcome:

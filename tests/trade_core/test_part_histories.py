@@ -13,6 +13,7 @@ from paykit.store.batch import Batch, LoadedSoFar
 from paykit.store.command import Command, Origin
 from paykit.store.row import Row
 from paykit.store.system import Outbox
+from paykit.store.transaction import MAX_ROUNDS
 from paymesh.pay.v1 import pay_service_pb2
 from tests.trade_core.part_support import DAY_MS, OTHER_MERCHANT
 from tests.trade_core.support import MERCHANT, NOW_MS, POLICY, a_context, a_result, an_order, an_origin, fresh
@@ -57,7 +58,10 @@ class World:
     def run(self, command: Command[Any]) -> None:
         """Carries out one command, or nothing of it where it is refused."""
         batch = Batch(self.now_ms, 5_000)
+        rounds = 0
         while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
+            rounds += 1
+            assert rounds < MAX_ROUNDS, f"{command.name} reads in more rounds than the executor gives it"
             for (row_type, column), values in missing.items():
                 found = [row for row in self.all(row_type) if getattr(row, column) in values]
                 batch.table(row_type).add_loaded(column, values, found)
