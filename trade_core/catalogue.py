@@ -305,9 +305,7 @@ def _parts(spec: TradeTypeSpec, types: Mapping[TradeType, TradeTypeSpec]) -> _Pr
     if (spec.part_type is not None) is not (spec.is_partial or spec.parts in (Parts.SPLIT, Parts.INSTALMENT)):
         yield "part_type", "goes with is_partial, and with parts of SPLIT and INSTALMENT"
     if spec.part_type is not None:
-        part = types[spec.part_type]
-        if part.is_creatable or part.operation is not Operation.TRANSFER or part.part_type is not None:
-            yield "part_type", f"{spec.part_type} is no part: a TRANSFER that is made by its whole only"
+        yield from _part(spec, types[spec.part_type])
     if spec.late_success is LateSuccess.REOPEN and (spec.parts is not Parts.NONE or spec.is_partial):
         yield "late_success", "the parts are over with it"
     if bool(spec.merges) is not (spec.parts is Parts.MERGED):
@@ -317,3 +315,18 @@ def _parts(spec: TradeTypeSpec, types: Mapping[TradeType, TradeTypeSpec]) -> _Pr
         is_plain = order.settlement is Settlement.IMMEDIATE and order.parts is Parts.NONE
         if order.operation is not Operation.TRANSFER or not is_plain or not order.is_creatable:
             yield "merges", f"{merged} is no order that is paid at once"
+
+
+def _part(spec: TradeTypeSpec, part: TradeTypeSpec) -> _Problems:
+    """What a type's ``part_type`` must be like."""
+    name = part.trade_type
+    if part.is_creatable or part.operation is not Operation.TRANSFER or part.part_type is not None:
+        yield "part_type", f"{name} is no part: a TRANSFER that is made by its whole only"
+    if part.settlement is not Settlement.IMMEDIATE or part.parts is not Parts.NONE:
+        yield "part_type", f"{name} is no part: it is paid at once, and has no parts of its own"
+    if spec.parts in TOGETHER:
+        return
+    if part.payee is not spec.payee:
+        yield "part_type", f"{name} pays another kind of payee"
+    if TradeType.REFUND not in part.follow_ups:
+        yield "part_type", f"{name} cannot be refunded, and must be when its whole is not paid in time"

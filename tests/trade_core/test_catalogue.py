@@ -113,6 +113,26 @@ def test_load_names_type_and_field_of_a_declaration_that_makes_no_sense(
         load(types)
 
 
+@pytest.mark.parametrize(
+    ("whole", "part", "changes"),
+    [
+        (TradeType.PURCHASE, TradeType.PART_PAYMENT, {"follow_ups": frozenset()}),
+        (TradeType.PURCHASE, TradeType.PART_PAYMENT, {"payee": PayeeKind.USER}),
+        (
+            TradeType.INSTALMENT_PLAN,
+            TradeType.INSTALMENT,
+            {"settlement": Settlement.ESCROW, "hold_time_to_live_ms": 1000},
+        ),
+    ],
+)
+def test_load_refuses_parts_that_their_whole_could_not_close(
+    whole: TradeType, part: TradeType, changes: dict[str, object]
+) -> None:
+    types = {**TRADE_TYPES, part: msgspec.structs.replace(TRADE_TYPES[part], **changes)}
+    with pytest.raises(ConfigurationError, match=rf"trade type {whole.value}: part_type: {part.value} "):
+        load(types)
+
+
 def test_load_refuses_a_missing_type() -> None:
     types: dict[TradeType, TradeTypeSpec] = {
         name: spec for name, spec in TRADE_TYPES.items() if name is not TradeType.TOP_UP
