@@ -114,7 +114,9 @@ class AskToClose(_BookCommand):
         book = self._book(work)
         if book.open_date > self.accounting_date:
             return book
-        asked = msgspec.structs.replace(book, close_through=self.accounting_date, due_at_ms=work.now_ms)
+        # Who asked for a later date before still wants it.
+        through = max(book.close_through, self.accounting_date)
+        asked = msgspec.structs.replace(book, close_through=through, due_at_ms=work.now_ms)
         return work.update(asked, note=f"to close through {self.accounting_date}")
 
 

@@ -72,6 +72,11 @@ def days_after(date: str, days: int) -> str:
     return (datetime.date.fromisoformat(date) + datetime.timedelta(days=days)).isoformat()
 
 
+def days_between(first: str, last: str) -> int:
+    """How many days ``last`` is after ``first``; negative where it is before."""
+    return (datetime.date.fromisoformat(last) - datetime.date.fromisoformat(first)).days
+
+
 def end_ms(date: str) -> int:
     """When a date ends: Unix milliseconds."""
     return ((datetime.date.fromisoformat(date) - datetime.date(1970, 1, 1)).days + 1) * _DAY_MS

@@ -78,7 +78,7 @@ class LedgerApi(ledger_service_pb2_grpc.LedgerServiceServicer):
         account_id = fields.id("account_id", request.account_id, "acc")
         from_date = accounting_date(fields, "from_date", request.from_date)
         to_date = accounting_date(fields, "to_date", request.to_date)
-        if not fields.violations and not from_date <= to_date <= closing.days_after(from_date, _STATEMENT_DAYS_MAX):
+        if not fields.violations and not 0 <= closing.days_between(from_date, to_date) <= _STATEMENT_DAYS_MAX:
             fields.fail("to_date", f"must be from_date, or up to {_STATEMENT_DAYS_MAX} days later")
         size = fields.page_size(request.page_size)
         scope = f"statement {account_id} {from_date} {to_date}"

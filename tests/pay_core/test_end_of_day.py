@@ -213,6 +213,16 @@ class TestEndOfDay:
         assert later.accounting_date == TOMORROW
         await check_snapshots(store)
 
+    async def test_closes_the_latest_of_the_dates_that_were_asked_for(self, store: Store, clock: ManualClock) -> None:
+        ref = user("ann")
+        await store.run(Post(outside_of(ref), ref, 10))
+        (book,) = await ledger_queries.books_to_close(store, TODAY, shadow=False)
+        clock.advance(DAY_MS)
+        for number, date in enumerate((TOMORROW, TODAY)):
+            await store.run(AskToClose(origin(book.slot, f"c{number}"), book, date))
+        await settle(store, EndOfDay(store, DRAIN_MS))
+        assert await ledger_queries.unclosed_count(store, TOMORROW, shadow=False) == 0
+
     async def _closed(self, store: Store, clock: ManualClock) -> Closing:
         """Today's closing of the one book there is, its snapshots not written."""
         clock.advance(DAY_MS)

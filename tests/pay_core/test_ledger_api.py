@@ -97,6 +97,11 @@ class TestAccounts:
                 pb.GetStatementRequest(account_id=MISSING, from_date="2022-11-01", to_date="2023-11-03"),
                 "to_date",
             ),
+            (
+                "GetStatement",
+                pb.GetStatementRequest(account_id=MISSING, from_date="9999-12-31", to_date="9999-12-30"),
+                "to_date",
+            ),
         ],
     )
     async def test_names_the_field_that_is_wrong(
