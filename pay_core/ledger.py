@@ -31,7 +31,7 @@ ACCOUNT_FROZEN = "ACCOUNT_FROZEN"
 OWNED_KINDS = (AccountKind.USER, AccountKind.MERCHANT)  # customers' money: what can be paid to
 
 _INTERNAL = "internal."
-_BALANCE_MINOR_MAX = 2**62  # far from what a column holds: no sum of one batch can pass it
+BALANCE_MINOR_MAX = 2**62  # far from what a column holds: no sum of one batch can pass it
 
 KIND_NUMBER = {kind: payment_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind}") for kind in AccountKind}
 KIND_OF_NUMBER = {number: kind for kind, number in KIND_NUMBER.items()}
@@ -304,7 +304,7 @@ def _credit(work: Work, ref: AccountRef, minor: int) -> Account:
         account = work.update(
             msgspec.structs.replace(account, balance_minor=account.balance_minor + minor), audit=False
         )
-    if abs(account.balance_minor) > _BALANCE_MINOR_MAX:
+    if abs(account.balance_minor) > BALANCE_MINOR_MAX:
         raise FailedPrecondition(
             f"account {account.id} cannot hold more", reason="BALANCE_LIMIT_REACHED", subject=account.id
         )

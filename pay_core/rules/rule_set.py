@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pay_core.ledger import AccountKind
+from pay_core.ledger import BALANCE_MINOR_MAX, AccountKind
 from pay_core.rules.amounts import Price, Rounding, divided
 from pay_core.rules.expression import Expression
 from pay_core.rules.model import (
@@ -155,10 +155,14 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """How many points pay an amount. Rounding: UP, so that no amount is paid with less than it is worth.
 
         Points of parts are to be taken as differences of this function, which adds up over any parts.
+        FailedPrecondition: TOOL_NOT_ALLOWED where there is no rate, INSUFFICIENT_POINTS beyond what an account holds.
         """
         if self.points is None:
             raise FailedPrecondition("the rules name no rate for points", reason="TOOL_NOT_ALLOWED")
-        return divided(amount_minor * self.points.points, self.points.amount_minor, Rounding.UP)
+        points = divided(amount_minor * self.points.points, self.points.amount_minor, Rounding.UP)
+        if points > BALANCE_MINOR_MAX:
+            raise FailedPrecondition(f"{points} points are more than anybody has", reason="INSUFFICIENT_POINTS")
+        return points
 
     def _order(self, facts: PaymentFacts, values: Values) -> list[int]:
         allowed = next((rule.allow for rule in self.tools if rule.when.holds(values)), ())

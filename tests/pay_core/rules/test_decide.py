@@ -180,7 +180,7 @@ def test_reversals_are_repeated_as_said_or_as_usual() -> None:
     assert said == ReversalPolicy(1, 9, 3600, ReversalFallback.BALANCE)
 
 
-@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=6), st.integers(1, 10**6), st.integers(1, 10**6))
+@given(st.lists(st.integers(0, 10**11), min_size=1, max_size=6), st.integers(1, 10**6), st.integers(1, 10**6))
 def test_points_pay_at_least_what_they_are_worth_and_add_up_over_parts(
     parts: list[int], points: int, amount_minor: int
 ) -> None:
@@ -193,6 +193,14 @@ def test_points_pay_at_least_what_they_are_worth_and_add_up_over_parts(
         taken += rule_set.points_for(below + part) - rule_set.points_for(below)
         below += part
     assert taken == rule_set.points_for(whole)
+
+
+def test_no_amount_is_paid_with_more_points_than_an_account_holds() -> None:
+    rule_set = rules(head="version: 1\ntools: []\npoints: {rate: {points: 1_000_000, amount_minor: 1}}")
+    assert rule_set.points_for(2**62 // 10**6) < 2**62
+    with pytest.raises(FailedPrecondition) as refused:
+        rule_set.points_for(10**15)
+    assert refused.value.reason == "INSUFFICIENT_POINTS"
 
 
 def test_points_pay_only_in_the_currencies_that_are_listed() -> None:
