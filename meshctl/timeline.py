@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from meshctl.settings import SERVICES
+from pay_core.payment import BALANCE
 from paykit import context as business_context
 from paykit.errors import MeshError
 from paykit.ids import is_id
@@ -32,6 +33,8 @@ assert set(_CALL_ORDER) == set(SERVICES)
 _TRADE_TYPE: Any = trade_pb2.TradeType  # the stubs show the classes, not the wrappers that have Name
 _OPERATION: Any = payment_pb2.Operation
 _ACTION: Any = payment_pb2.InstructionAction
+_MODE: Any = payment_pb2.SettlementMode
+_HELD_FIRST = (payment_pb2.SETTLEMENT_MODE_AUTHORIZE, payment_pb2.SETTLEMENT_MODE_ESCROW)
 _ORDER_KIND: Any = channel_order_pb2.ChannelOrderKind
 _BREAK_TYPE: Any = break_pb2.BreakType
 
@@ -141,12 +144,23 @@ async def _payment(channels: Channels, id_: str) -> dict[str, str]:
     payment = (await stub.GetPayment(request, timeout=ASK_TIMEOUT_S)).payment
     operation = _OPERATION.Name(payment.operation).removeprefix("OPERATION_")
     about = {id_: f"{operation} {_money(payment.amount)}"}
-    for step in payment.instructions:
-        action = _ACTION.Name(step.action).removeprefix("INSTRUCTION_ACTION_")
-        undoes = "REVERSE " if step.direction == payment_pb2.DIRECTION_REVERSE else ""
+    if payment.settlement_mode in _HELD_FIRST:
+        captured = format_minor(payment.captured_minor, payment.amount.currency_code)
+        about[id_] += f", {_MODE.Name(payment.settlement_mode).removeprefix('SETTLEMENT_MODE_')}, {captured} captured"
+    return about | {step.instruction_id: step_text(step) for step in payment.instructions}
+
+
+def step_text(step: payment_pb2.Instruction) -> str:
+    """An instruction for people: ``3. REVERSE DISBURSE 45.00 EUR, sandbox_card``."""
+    action = _ACTION.Name(step.action).removeprefix("INSTRUCTION_ACTION_")
+    undoes = "REVERSE " if step.direction == payment_pb2.DIRECTION_REVERSE else ""
+    if step.channel or step.tool == BALANCE:
         where = step.channel or step.owner_id
-        about[step.instruction_id] = f"{step.seq}. {undoes}{action} {_money(step.amount)}, {where}"
-    return about
+    else:
+        name = f"{step.unit_count} points" if step.unit_count else step.tool.replace("_", " ")
+        where = f"{name} of {step.owner_id}" if step.owner_id else name
+    moved = f" ({format_minor(step.moved_minor, step.amount.currency_code)} came)" if step.moved_minor else ""
+    return f"{step.seq}. {undoes}{action} {_money(step.amount)}, {where}{moved}"
 
 
 async def _channel_order(channels: Channels, id_: str) -> dict[str, str]:

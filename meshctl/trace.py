@@ -19,9 +19,9 @@ from paykit.rpc.channels import Channels
 
 EXIT_NOT_FOUND = 1
 
-_GOOD = frozenset({"PAID", "EFFECTIVE", "SUCCEEDED", "APPLIED", "CLOSED"})
+_GOOD = frozenset({"PAID", "EFFECTIVE", "SUCCEEDED", "APPLIED", "CLOSED", "CAPTURED", "DONE", "RESOLVED"})
 _BAD = frozenset({"FAILED", "MISMATCHED", "ORPHANED"})
-_DOUBTFUL = frozenset({"UNKNOWN", "REVERSING", "OPEN"})
+_DOUBTFUL = frozenset({"UNKNOWN", "REVERSING", "OPEN", "RETURNED"})
 _POSTED_MINOR = re.compile(r"/([A-Z]{3}) ([+-]\d+)")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from io import StringIO
+from typing import Any
 
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console, RenderableType
 
-from meshctl.timeline import Record, Step, Timeline, commands
+from meshctl.timeline import Record, Step, Timeline, commands, step_text
 from meshctl.trace import flat, tree
+from paymesh.common.v1.money_pb2 import Money
 from paymesh.ops.v1.ops_service_pb2 import Change, TimelineEntry
+from paymesh.pay.v1 import payment_pb2
 
 START_MS = 1_700_000_000_000
 
@@ -118,3 +122,31 @@ def test_the_commands_that_moved_an_entity_leave_out_what_only_noted_something()
         ("CreateTrade", "PAYING"),
         ("ApplyPaymentResult", "PAID"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        ({"action": "RESERVE", "tool": "balance", "owner_id": "ann"}, "1. RESERVE 45.00 EUR, ann"),
+        ({"action": "COLLECT", "tool": "channel", "channel": "sandbox_card"}, "1. COLLECT 45.00 EUR, sandbox_card"),
+        ({"action": "COLLECT", "tool": "coupon", "owner_id": "ann"}, "1. COLLECT 45.00 EUR, coupon of ann"),
+        (
+            {"action": "COLLECT", "tool": "points", "owner_id": "ann", "unit_count": 4500},
+            "1. COLLECT 45.00 EUR, 4500 points of ann",
+        ),
+        ({"action": "DISBURSE", "tool": "escrow"}, "1. DISBURSE 45.00 EUR, escrow"),
+        ({"action": "DISBURSE", "tool": "coupon_account"}, "1. DISBURSE 45.00 EUR, coupon account"),
+        (
+            {"action": "COLLECT", "tool": "channel", "channel": "sandbox_wallet", "moved_minor": 5000},
+            "1. COLLECT 45.00 EUR, sandbox_wallet (50.00 EUR came)",
+        ),
+    ],
+)
+def test_a_step_names_its_tool_and_what_really_moved(step: dict[str, Any], text: str) -> None:
+    action = payment_pb2.InstructionAction.Value(f"INSTRUCTION_ACTION_{step.pop('action')}")
+    amount = Money(currency_code="EUR", amount_minor=4500)
+    assert step_text(payment_pb2.Instruction(seq=1, action=action, amount=amount, **step)) == text
+    undone = payment_pb2.Instruction(
+        seq=1, action=action, amount=amount, direction=payment_pb2.DIRECTION_REVERSE, **step
+    )
+    assert step_text(undone).startswith("1. REVERSE ")
