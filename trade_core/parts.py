@@ -53,9 +53,17 @@ class PartPayee(msgspec.Struct, frozen=True):
 
 
 def part_violations(
-    spec: TradeTypeSpec, payee_id: str, currency: str, amount_minor: int, parts: Sequence[PartInput]
+    spec: TradeTypeSpec,
+    payee_id: str,
+    currency: str,
+    amount_minor: int,
+    parts: Sequence[PartInput],
+    merchant_order_no: str = "",
 ) -> list[FieldViolation]:
-    """What is wrong with the ``parts`` of a new order of this type, whatever the time. Fields are ``parts[i]…``."""
+    """What is wrong with the ``parts`` of a new order of this type, whatever the time. Fields are ``parts[i]…``.
+
+    The other arguments are the order's own.
+    """
     if spec.parts not in _MADE_WITH:
         return [FieldViolation("parts", f"{spec.trade_type} has no parts")] if parts else []
     found = _count_violations("parts", len(parts), PARTS_MAX[spec.parts])
@@ -73,7 +81,7 @@ def part_violations(
     if not found and total != amount_minor:
         found.append(FieldViolation("parts", f"must add up to the order's amount, {amount_minor}, not {total}"))
     found += _due_violations(spec, parts)
-    found += _number_violations(payee_id, parts)
+    found += _number_violations(payee_id, merchant_order_no, parts)
     return found
 
 
@@ -100,9 +108,9 @@ def _due_violations(spec: TradeTypeSpec, parts: Sequence[PartInput]) -> list[Fie
     return found
 
 
-def _number_violations(payee_id: str, parts: Sequence[PartInput]) -> list[FieldViolation]:
-    """No payee is given the same number twice."""
-    found, seen = [], set()
+def _number_violations(payee_id: str, merchant_order_no: str, parts: Sequence[PartInput]) -> list[FieldViolation]:
+    """No payee is given the same number twice, for the order and its parts."""
+    found, seen = [], {(payee_id, merchant_order_no)}
     for i, part in enumerate(parts):
         if part.merchant_order_no:
             name = (part.payee_id or payee_id, part.merchant_order_no)

@@ -94,7 +94,8 @@ def _type_violations(
     amount = request.amount
     found = domain.payee_violations(spec, request.buyer_id, request.payee_id)
     found += domain.method_violations(spec, pay_methods)
-    found += part_violations(spec, request.payee_id, amount.currency_code, amount.amount_minor, parts)
+    number = request.merchant_order_no
+    found += part_violations(spec, request.payee_id, amount.currency_code, amount.amount_minor, parts, number)
     found += merge_violations(spec, request.buyer_id, request.merged_trade_ids)
     if request.HasField("hold_time_to_live") and spec.settlement is Settlement.IMMEDIATE:
         found.append(FieldViolation("hold_time_to_live", f"{spec.trade_type} holds nothing"))
@@ -140,12 +141,17 @@ def payment(request: trade_service_pb2.PayTradeRequest) -> list[PayMethod]:
     return pay_methods
 
 
+def _amount_given(fields: Fields, message: Any) -> Money | None:
+    """The ``amount`` of a message; None where it is left out. An empty one is none: it must not mean all there is."""
+    return fields.money("amount", message.amount, required=message.HasField("amount"))
+
+
 def check_refund(request: trade_service_pb2.RefundTradeRequest) -> int | None:
     """The amount a RefundTrade request asks for; None for all that is left."""
     fields = Fields()
     fields.request_id(request.request_id)
     fields.id("trade_id", request.trade_id, "trd")
-    amount = fields.money("amount", request.amount, required=False)
+    amount = _amount_given(fields, request)
     fields.text("reason", request.reason, TEXT_MAX)
     fields.raise_if_any()
     return None if amount is None else amount.amount_minor
@@ -165,7 +171,7 @@ def check_capture(request: trade_service_pb2.CaptureTradeRequest) -> int | None:
     fields = Fields()
     fields.request_id(request.request_id)
     fields.id("trade_id", request.trade_id, "trd")
-    amount = fields.money("amount", request.amount, required=False)
+    amount = _amount_given(fields, request)
     fields.raise_if_any()
     return None if amount is None else amount.amount_minor
 
@@ -230,7 +236,7 @@ def _pay_method(fields: Fields, method: trade_pb2.PayMethod) -> PayMethod:
             tool, token = Tool.COUPON, fields.id("coupon.coupon_id", method.coupon.coupon_id, "cpn")
         case "points":
             tool = Tool.POINTS
-    amount = fields.money("amount", method.amount, required=False)
+    amount = _amount_given(fields, method)
     if amount is None:
         return PayMethod(tool, token)
     return PayMethod(tool, token, amount.amount_minor, amount.currency_code)

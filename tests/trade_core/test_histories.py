@@ -239,7 +239,7 @@ class World:
         self._check_lists()
 
     def _check_lists(self) -> None:
-        """A list that follows the events shows a trade at rest as it is; what is under way is told by what it ends in."""
+        """A list that follows the events shows a trade at rest as it is; what is under way is told by its end."""
         last: dict[str, Any] = {}
         for row in self.sent:
             if row.kind == "event":

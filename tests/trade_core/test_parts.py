@@ -85,6 +85,13 @@ def test_what_does_not_fit_the_order_is_refused_by_field(spec: Any, parts: list[
     assert [violation.field for violation in found] == fields
 
 
+def test_a_part_may_not_have_its_order_s_number() -> None:
+    parts = [an_instalment(1, merchant_order_no="7"), an_instalment(2, merchant_order_no="8")]
+    (found,) = laws.part_violations(PLAN, "shop.a", "EUR", 1000, parts, "8")
+    assert found.field == "parts[1].merchant_order_no"
+    assert laws.part_violations(PLAN, "shop.a", "EUR", 1000, parts, "9") == []
+
+
 def test_two_merchants_may_give_the_same_number() -> None:
     parts = [a_part(merchant_order_no="7"), a_part(merchant_order_no="7", payee_id="shop.b")]
     assert laws.part_violations(SPLIT, "", "EUR", 1000, parts) == []
