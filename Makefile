@@ -49,6 +49,10 @@ bench: servers .venv/.dev  ## measure, on private MariaDB and NATS servers; prin
 faults: servers .venv/.dev  ## kill every part of the full stack during 2,000 purchases, then check (ARGS="500" for fewer)
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.faults $(ARGS)
 
+.PHONY: model
+model: servers .venv/.dev  ## drive both cores through 200,000 steps against a plain model (ARGS="--seed 7 --backend sqlite")
+	@$(BIN)/python -m tests.model $(ARGS)
+
 .PHONY: up
 up: servers .venv/.runtime  ## start the full stack: two MariaDB servers, NATS, each service its own process
 	@$(BIN)/meshctl up --dir $(DIR)

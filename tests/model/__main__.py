@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +24,9 @@ from tests.model.running import Done, opened, run
 
 STEPS_PER_HISTORY = 60
 _CORES = ("trade_core", "pay_core")
+_SHM = Path("/dev/shm")
+# These runs are about decisions, not about disks: where memory can be had as a folder, every commit is cheaper there.
+_MEMORY = str(_SHM) if _SHM.is_dir() and shutil.disk_usage(_SHM).free > 4 * 1024**3 else None
 Url = Callable[[str], str]
 
 
@@ -32,24 +36,25 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200_000, help="in all, over the backends")
     parser.add_argument("--backend", choices=["sqlite", "mariadb", "both"], default="both")
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--no-shrink", action="store_true", help="show the first history that breaks a law as it is")
     asked = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     backends = ["sqlite", "mariadb"] if asked.backend == "both" else [asked.backend]
     print(f"{asked.steps:,} steps on {' and '.join(backends)}, seed {asked.seed}", flush=True)
-    return max([_run(backend, asked.steps // len(backends), asked.seed) for backend in backends])
+    return max([_run(backend, asked.steps // len(backends), asked.seed, not asked.no_shrink) for backend in backends])
 
 
-def _run(backend: str, steps: int, seed: int) -> int:
+def _run(backend: str, steps: int, seed: int, shrinks: bool) -> int:
     began_s, total = time.monotonic(), Done.none()
     with contextlib.ExitStack() as stack:
-        made = tempfile.TemporaryDirectory(prefix="paymesh-model-", ignore_cleanup_errors=True)
+        made = tempfile.TemporaryDirectory(prefix="paymesh-model-", dir=_MEMORY, ignore_cleanup_errors=True)
         directory = Path(stack.enter_context(made))
         url = stack.enter_context(_urls(backend, directory))
         cores = stack.enter_context(opened(_shards(url), directory))
         try:
             while total.steps < steps:
                 histories = max(1, (steps - total.steps) // STEPS_PER_HISTORY)
-                total = total.plus(run(cores, examples=histories, steps=STEPS_PER_HISTORY, seed=seed))
+                total = total.plus(run(cores, examples=histories, steps=STEPS_PER_HISTORY, seed=seed, shrinks=shrinks))
                 seed += 1
         except Exception:
             traceback.print_exc()
