@@ -14,6 +14,7 @@ import msgspec
 
 from paykit.errors import MeshError
 from paykit.rpc.channels import Channels
+from paymesh.common.v1 import money_pb2
 from paymesh.pay.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 from paymesh.trade.v1 import trade_pb2, trade_service_pb2, trade_service_pb2_grpc
 
@@ -21,6 +22,8 @@ from paymesh.trade.v1 import trade_pb2, trade_service_pb2, trade_service_pb2_grp
 RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
 
 TERMINAL = frozenset((trade_pb2.TRADE_STATE_PAID, trade_pb2.TRADE_STATE_FAILED, trade_pb2.TRADE_STATE_CLOSED))
+
+UNDER_WAY = frozenset((trade_pb2.TRADE_STATE_PAYING, trade_pb2.TRADE_STATE_SETTLING))
 
 CALL_TIMEOUT_S = 4.0
 ANSWER_TIMEOUT_S = 180.0
@@ -84,6 +87,16 @@ class Client:
         request = trade_service_pb2.CloseTradeRequest(request_id=self.request_id(), trade_id=trade_id)
         return self._remember("CloseTrade", request, (await self._send("CloseTrade", request)).trade)
 
+    async def capture(self, trade_id: str, amount: money_pb2.Money) -> trade_pb2.Trade:
+        """CaptureTrade of so much, answered."""
+        request = trade_service_pb2.CaptureTradeRequest(request_id=self.request_id(), trade_id=trade_id, amount=amount)
+        return self._remember("CaptureTrade", request, (await self._send("CaptureTrade", request)).trade)
+
+    async def void(self, trade_id: str) -> trade_pb2.Trade:
+        """VoidTrade, answered."""
+        request = trade_service_pb2.VoidTradeRequest(request_id=self.request_id(), trade_id=trade_id, reason="faults")
+        return self._remember("VoidTrade", request, (await self._send("VoidTrade", request)).trade)
+
     async def refund(self, request: trade_service_pb2.RefundTradeRequest) -> trade_pb2.Trade:
         """RefundTrade, answered; the refund."""
         return self._remember("RefundTrade", request, (await self._send("RefundTrade", request)).refund)
@@ -116,7 +129,7 @@ class Client:
         while True:
             request = trade_service_pb2.WatchTradeRequest(trade_id=trade_id)
             async for update in self._trades.WatchTrade(request, timeout=WATCH_TIMEOUT_S):
-                if update.trade.state != trade_pb2.TRADE_STATE_PAYING:
+                if update.trade.state not in UNDER_WAY:
                     trade: trade_pb2.Trade = update.trade
                     self._told(trade)
                     return trade

@@ -24,7 +24,7 @@ QUIET_LOOKS = 3  # an event between the bus and its consumer is seen in no table
 
 # A trade that its client leaves unpaid expires soon: CREATED is under way too.
 _OPEN_STATES: Mapping[str, tuple[type[Row], Sequence[str]]] = {
-    "trade_core": (Trade, ("CREATED", "PAYING")),
+    "trade_core": (Trade, ("CREATED", "PAYING", "SETTLING")),
     "pay_core": (Payment, ("PROCESSING", "REVERSING")),
     "channel_gateway": (ChannelOrder, ("ACCEPTED", "SENDING", "PENDING", "UNKNOWN")),
     "recon": (Match, ("WAITING",)),

@@ -1,4 +1,5 @@
-"""What the client orders: purchases of every kind, refunds of some, and peer transfers and cash-outs between them."""
+"""What the client orders: purchases of every kind, held ones among them, refunds of some, and peer transfers and
+cash-outs between them."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 
-from meshctl.scenarios.desk import bank, card, from_balance, money
+from meshctl.scenarios.desk import bank, card, from_balance, money, wallet
 from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2, trade_service_pb2
 from tests.faults.client import Client
@@ -23,6 +24,7 @@ BALANCE_SHARE_MINOR_MAX = 1_500
 BEYOND_EVERY_BALANCE_MINOR = 90_000_000
 MERCHANTS = 8
 EXPIRES_SOON_S = 10
+HELD = (trade_pb2.TRADE_TYPE_PRE_AUTHORIZATION, trade_pb2.TRADE_TYPE_ESCROW)
 
 # How the provider behaves, by weight: most cards work; the others cover every way that an answer can come, or not.
 CARDS: dict[str, int] = {
@@ -59,18 +61,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     token: str  # of the card, or the bank account, that pays the rest or is paid to
     refund_minor: int
     after_decline: str
+    is_by_wallet: bool = False  # the token is a wallet's: its customer confirms
+    capture_minor: int = 0  # of a held one: taken once AUTHORIZED; 0 lets it go
 
     @property
     def is_purchase(self) -> bool:
         """Whether it counts as one of the run's purchases."""
-        return self.trade_type == trade_pb2.TRADE_TYPE_PURCHASE
+        return self.trade_type == trade_pb2.TRADE_TYPE_PURCHASE or self.is_held
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its money is held first."""
+        return self.trade_type in HELD
 
     def methods(self) -> list[trade_pb2.PayMethod]:
         """What pays it, or is paid."""
         if self.trade_type == trade_pb2.TRADE_TYPE_CASH_OUT:
             return [bank(self.token)]
         if not self.balance_minor:
-            return [card(self.token)]
+            return [wallet(self.token) if self.is_by_wallet else card(self.token)]
         if self.balance_minor == self.amount_minor:
             return [from_balance()]
         return [from_balance(self.balance_minor), card(self.token)]
@@ -127,8 +136,15 @@ def _purchase(client: Client, users: Sequence[str], dice: random.Random) -> Plan
         # What a partial refund takes from which tool is the payment core's affair: of a mixed purchase all goes back.
         is_mixed = 0 < balance_minor < amount_minor
         refund_minor = amount_minor if is_mixed or dice.random() < 0.5 else dice.randint(1, amount_minor)
+    is_by_card = not balance_minor and not refund_minor
+    trade_type: int = trade_pb2.TRADE_TYPE_PURCHASE
+    if is_by_card and dice.random() < 0.3:
+        trade_type = dice.choice(HELD)
+    is_by_wallet = is_by_card and trade_type == trade_pb2.TRADE_TYPE_PURCHASE and dice.random() < 0.2
     return Plan(
-        trade_type=trade_pb2.TRADE_TYPE_PURCHASE,
+        trade_type=trade_type,
+        is_by_wallet=is_by_wallet,
+        capture_minor=dice.choice((amount_minor, amount_minor // 2, 0)) if trade_type in HELD else 0,
         buyer_id=dice.choice(users),
         payee_id=client.name(f"shop{dice.randrange(MERCHANTS)}"),
         amount_minor=amount_minor,
@@ -190,6 +206,8 @@ async def carry_out(client: Client, plan: Plan) -> Ordered:
             trade = await client.followed(trade_id)
     if trade.state == trade_pb2.TRADE_STATE_CREATED and plan.after_decline == "close":
         trade = await client.close(trade_id)
+    if trade.state == trade_pb2.TRADE_STATE_AUTHORIZED:
+        await _settle(client, plan, trade_id)
     if trade.state != trade_pb2.TRADE_STATE_PAID or not plan.refund_minor:
         return Ordered(plan, trade_id)
     refund = await client.refund(
@@ -200,6 +218,16 @@ async def carry_out(client: Client, plan: Plan) -> Ordered:
     if refund.state == trade_pb2.TRADE_STATE_PAYING:
         await client.followed(refund.trade_id)
     return Ordered(plan, trade_id, refund.trade_id)
+
+
+async def _settle(client: Client, plan: Plan, trade_id: str) -> None:
+    """Takes what the plan says of held money, and lets the rest go."""
+    if plan.capture_minor:
+        trade = await client.capture(trade_id, money(plan.capture_minor))
+    else:
+        trade = await client.void(trade_id)
+    if trade.state == trade_pb2.TRADE_STATE_SETTLING:
+        await client.followed(trade_id)
 
 
 def expected_balances(ordered: Sequence[Ordered], trades: dict[str, trade_pb2.Trade]) -> Counter[tuple[str, int]]:
@@ -219,7 +247,7 @@ def expected_balances(ordered: Sequence[Ordered], trades: dict[str, trade_pb2.Tr
             balance_minor = plan.balance_minor if is_first else 0
             kind = MERCHANT if plan.is_purchase else USER
             expected[plan.buyer_id, USER] -= balance_minor
-            expected[plan.payee_id, kind] += plan.amount_minor
+            expected[plan.payee_id, kind] += plan.capture_minor if plan.is_held else plan.amount_minor
             refund = trades.get(order.refund_id)
             if refund is not None and refund.state == trade_pb2.TRADE_STATE_PAID:
                 expected[plan.payee_id, kind] -= plan.refund_minor
