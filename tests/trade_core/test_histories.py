@@ -124,7 +124,11 @@ class World:
             case "succeed" | "fail" if attempt_id:
                 self._end(attempt_id, is_success=action == "succeed")
             case "settle":
-                self._settle(is_refused=pick == 2)
+                self._settle(is_refused=pick == 2, is_failing=pick == 5)
+            case "lapse" if attempt_id and self.payments.get(attempt_id) is not None:
+                payment = self.payments[attempt_id]
+                if payment.state == AUTHORIZED:  # pay_core's own time is up
+                    self._say(payment, state=SUCCEEDED if payment.captured_minor else VOIDED)
             case "hear" if self.told.get(attempt_id):
                 self._hear(self.told[attempt_id][-1 - pick % len(self.told[attempt_id])])
             case "refused" if attempt_id and attempt_id not in self.payments:
@@ -170,7 +174,7 @@ class World:
             payment.state = AUTHORIZED
         self._say(payment)
 
-    def _settle(self, *, is_refused: bool) -> None:
+    def _settle(self, *, is_refused: bool, is_failing: bool) -> None:
         """pay_core takes the captures and voids that were sent; once is often enough."""
         for row in self.sent:
             if row.destination not in (CAPTURE, VOID):
@@ -189,6 +193,10 @@ class World:
                 assert result is not None
                 if payment.state == AUTHORIZED:
                     self.run(SettleRefused(self._message(), POLICY, call.request_id, result, "NO"))
+                continue
+            if is_failing and asked_minor:
+                gone = SUCCEEDED if payment.captured_minor else FAILED
+                self._say(payment, state=gone, failure_reason="AUTH_EXPIRED")
                 continue
             captured = payment.captured_minor + asked_minor
             is_kept = getattr(call, "keep_rest", False) and captured < payment.amount.amount_minor
@@ -295,7 +303,7 @@ WEIGHTS = {
     "settle": 2,
     "capture": 1,
     "void": 1,
-} | dict.fromkeys(("refused", "refund", "reprice", "time", "close"), 1)
+} | dict.fromkeys(("refused", "refund", "reprice", "time", "close", "lapse"), 1)
 actions = st.sampled_from([action for action, weight in WEIGHTS.items() for _ in range(weight)])
 steps = st.lists(st.tuples(actions, st.sampled_from([0, 0, 0, 1, 2, 5]), st.integers(1, 1100)), max_size=30)
 BEGUN = [("pay", 0, 0), ("succeed", 0, 0), ("hear", 0, 0)]  # how many a history begins: the most can happen after it
