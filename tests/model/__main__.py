@@ -20,6 +20,7 @@ import structlog
 
 from meshctl.servers import MariaDbServer, create_database
 from paykit.settings import ShardSettings
+from tests.model.audit import audit
 from tests.model.running import Done, opened, run
 
 STEPS_PER_HISTORY = 60
@@ -50,22 +51,26 @@ def _run(backend: str, steps: int, seed: int, shrinks: bool) -> int:
         made = tempfile.TemporaryDirectory(prefix="paymesh-model-", dir=_MEMORY, ignore_cleanup_errors=True)
         directory = Path(stack.enter_context(made))
         url = stack.enter_context(_urls(backend, directory))
-        cores = stack.enter_context(opened(_shards(url), directory))
+        shards = _shards(url)
+        cores = stack.enter_context(opened(shards, directory))
         try:
             while total.steps < steps:
                 histories = max(1, (steps - total.steps) // STEPS_PER_HISTORY)
                 total = total.plus(run(cores, examples=histories, steps=STEPS_PER_HISTORY, seed=seed, shrinks=shrinks))
                 seed += 1
+            violations = cores.do(audit(shards, cores.clock.now_ms()))
         except Exception:
             traceback.print_exc()
             print(f"{backend}: a law is broken; seed {seed}", flush=True)
             return 1
     took_s = time.monotonic() - began_s
+    for violation in violations:
+        print(f"{backend}: {violation}")
     for name, count in sorted(total.counts.items()):
         print(f"{count:>9,}  {name}")
     rate = f"{total.steps:,} steps in {took_s:.0f} s, {total.steps / took_s:.0f} a second"
-    print(f"{backend}: {rate}: all laws hold", flush=True)
-    return 0
+    print(f"{backend}: {rate}: {f'{len(violations)} violations' if violations else 'all laws hold'}", flush=True)
+    return 1 if violations else 0
 
 
 @contextlib.contextmanager

@@ -31,7 +31,6 @@ PAYABLE = (
 SHOPPING = ("balance", "card", "wallet", "points", "coupon")
 REFUSALS = ("CARD_DECLINED", "CARD_EXPIRED", "ACCOUNT_CLOSED")
 PAUSES_MS = (1_000, 4_000, 16_000, 70_000, 1_900_000, 1_900_000, DAY_MS, 8 * DAY_MS)
-VERDICTS = ("yes", "yes", "yes", "yes", "yes", "no", "open", "other")
 
 _CREATED, _PAYING = trade_pb2.TRADE_STATE_CREATED, trade_pb2.TRADE_STATE_PAYING
 _PAID, _AUTHORIZED = trade_pb2.TRADE_STATE_PAID, trade_pb2.TRADE_STATE_AUTHORIZED
@@ -44,7 +43,7 @@ buyers = st.integers(0, 2)
 merchants = st.integers(0, 1)
 kinds = st.sampled_from((asking.PURCHASE, asking.PURCHASE, asking.ESCROW, asking.PRE_AUTHORIZATION))
 tools = st.lists(st.sampled_from(SHOPPING), min_size=1, max_size=3, unique=True)
-verdicts = st.lists(st.sampled_from(VERDICTS), min_size=1, max_size=3)
+moods = st.integers(0, 2**16)  # of providers, see history.verdict_of; 0: all goes well
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -71,7 +70,7 @@ class AnyHistory(RuleBasedStateMachine):
             request = asking.create(asking.TOP_UP, history.fresh(), buyer, amount)
             request.pay_methods.append(asking.method("card", amount))
             history.ask(TRADE, "CreateTrade", request, buyer)
-        history.deliver_at_once(("yes",))
+        history.deliver_at_once(0)
         for buyer in history.people.buyers:
             history.grant(buyer, 3000)
         history.is_harsh = is_harsh
@@ -148,6 +147,7 @@ class AnyHistory(RuleBasedStateMachine):
         rows = history.trades(_CREATED, kinds=(asking.PURCHASE,), owner=owner)
         free = [row for row in rows if not row.part_count and not row.group_trade_id][-number:]
         if len(free) < 2:
+            self.order(buyer, number % 2, 100 + number)
             return
         amount = sum(trade.amount_minor for trade in free)
         request = asking.create(asking.MERGED, history.fresh(), owner, amount)
@@ -164,6 +164,7 @@ class AnyHistory(RuleBasedStateMachine):
         history = self._step("pay")
         trade = history.pick(pick, _CREATED, _PAYING, kinds=PAYABLE if pick % 9 else ())
         if trade is None:
+            self._buy_instead(pick)
             return
         request = pb.PayTradeRequest(request_id=history.fresh(), trade_id=trade.id)
         request.pay_methods.extend(history.methods_of(trade, wanted))
@@ -174,6 +175,7 @@ class AnyHistory(RuleBasedStateMachine):
         history = self._step("pay a part")
         trade = history.pick(pick, _CREATED, _PARTLY, kinds=(asking.PURCHASE,))
         if trade is None:
+            self.order(pick % 3, pick % 2, 50 + 11 * pick)
             return
         left = trade.amount_minor - trade.paid_minor
         amount = max(1, left * percent // 100)
@@ -184,11 +186,16 @@ class AnyHistory(RuleBasedStateMachine):
         )
         history.ask(TRADE, "PayTrade", request, trade.buyer_id)
 
+    def _buy_instead(self, pick: int) -> None:
+        """There is nothing yet to do it with."""
+        self.buy(pick % 3, pick % 2, asking.PURCHASE, 20 + 13 * pick, [SHOPPING[pick % 5], SHOPPING[(pick + 1) % 5]])
+
     @rule(pick=numbers, percent=st.sampled_from((100, 100, 50, 33, 7, 1, 120)), is_all=st.booleans())
     def refund(self, pick: int, percent: int, is_all: bool) -> None:
         history = self._step("refund")
         trade = history.pick(pick, _PAID, _PARTLY, refundable=True)
         if trade is None:
+            self._buy_instead(pick)
             return
         amount = max(1, trade.refundable_minor * percent // 100)
         request = pb.RefundTradeRequest(request_id=history.fresh(), trade_id=trade.id)
@@ -202,6 +209,7 @@ class AnyHistory(RuleBasedStateMachine):
         history = self._step("capture")
         trade = history.pick(pick, _AUTHORIZED)
         if trade is None:
+            self.buy_held(pick % 3, 10 + 7 * pick, [SHOPPING[pick % 5], "card"][: 1 + pick % 2])
             return
         held = trade.amount_minor - trade.paid_minor
         amount = max(1, held * percent // 100)
@@ -263,30 +271,32 @@ class AnyHistory(RuleBasedStateMachine):
             case = cases[pick % len(cases)]
             names = ["RETRY", "ACCEPT"] if case.type == "RELEASE_FAILED" else ["RETRY", "TO_BALANCE", "ACCEPT"]
             history.decide(case, names[pick % len(names)])
+        else:
+            history.deliver_some(3, pick, pick)
 
     # Messages, providers, time
 
     # Hypothesis takes each rule as often as any other: what shall happen more often stands here more often.
 
-    @rule(number=st.integers(1, 6), first=numbers, answers=verdicts)
-    def deliver_some(self, number: int, first: int, answers: list[str]) -> None:
-        self._step("deliver").deliver_some(number, first, answers)
+    @rule(number=st.integers(1, 6), first=numbers, mood=moods)
+    def deliver_some(self, number: int, first: int, mood: int) -> None:
+        self._step("deliver").deliver_some(number, first, mood)
 
-    @rule(number=st.integers(1, 6), answers=verdicts)
-    def deliver_the_next(self, number: int, answers: list[str]) -> None:
-        self._step("deliver").deliver_some(number, 0, answers)
+    @rule(number=st.integers(1, 6), mood=moods)
+    def deliver_the_next(self, number: int, mood: int) -> None:
+        self._step("deliver").deliver_some(number, 0, mood)
 
-    @rule(number=st.integers(1, 6), answers=verdicts)
-    def deliver_the_latest(self, number: int, answers: list[str]) -> None:
-        self._step("deliver").deliver_some(number, -1, answers)
+    @rule(number=st.integers(1, 6), mood=moods)
+    def deliver_the_latest(self, number: int, mood: int) -> None:
+        self._step("deliver").deliver_some(number, -1, mood)
 
-    @rule(answers=verdicts)
-    def deliver_all(self, answers: list[str]) -> None:
-        self._step("deliver all").deliver_all(answers)
+    @rule(mood=moods)
+    def deliver_all(self, mood: int) -> None:
+        self._step("deliver all").deliver_all(mood)
 
     @rule()
     def deliver_all_and_all_goes_well(self) -> None:
-        self._step("deliver all").deliver_all(("yes",))
+        self._step("deliver all").deliver_all(0)
 
     @rule(pick=numbers)
     def deliver_again(self, pick: int) -> None:
@@ -300,10 +310,12 @@ class AnyHistory(RuleBasedStateMachine):
     def provider_answers(self, pick: int, verdict: str, reason: str) -> None:
         history = self._step("provider answers")
         found = self.cores.provider.open_orders()
-        if found:
-            order = found[pick % len(found)]
-            self.counts["late: wallet" if order.request.channel == WALLET else "late: other"] += 1
-            history.settle(order, verdict, reason)
+        if not found:
+            history.deliver_some(2, pick, pick)
+            return
+        order = found[pick % len(found)]
+        self.counts["late: wallet" if order.request.channel == WALLET else "late: other"] += 1
+        history.settle(order, verdict, reason)
 
     @rule(pause_ms=st.sampled_from(PAUSES_MS))
     def time_passes(self, pause_ms: int) -> None:
