@@ -14,9 +14,11 @@ from paykit.store.command import Command, Origin
 from paykit.store.row import Row
 from paykit.store.system import Outbox
 from paykit.store.transaction import MAX_ROUNDS
+from paymesh.event.v1.events_pb2 import TradeEvent
 from paymesh.pay.v1 import pay_service_pb2
 from tests.trade_core.part_support import DAY_MS, OTHER_MERCHANT
 from tests.trade_core.support import MERCHANT, NOW_MS, POLICY, a_context, a_result, an_order, an_origin, fresh
+from trade_core import wire
 from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade, RepriceTrade
 from trade_core.parts import PART_RELATIONS, PartInput
 from trade_core.payments import REFUND, TRANSFER
@@ -25,6 +27,7 @@ from trade_core.results import ApplyPaymentResult
 from trade_core.tables import PayAttempt, Trade, TradeRelation
 from trade_core.trade import ATTEMPT, OVER, TRADE, PayMethod
 from trade_core.types import Tool, TradeType
+from trade_core.wire import TradeView
 
 TOOLS = (Tool.CARD, Tool.WALLET, Tool.BALANCE)
 MACHINES: dict[Any, Any] = {Trade: TRADE, PayAttempt: ATTEMPT}
@@ -36,6 +39,7 @@ class World:
     def __init__(self) -> None:
         self.rows: dict[type[Row], dict[str, Row]] = {}
         self.now_ms = NOW_MS
+        self.told: dict[str, Any] = {}  # the latest that was told of each trade
         self.calls: dict[str, Any] = {}  # what pay_core was asked for, by attempt
         self.payments: dict[str, str] = {}  # the attempt of a payment that succeeded, by payment
         self.taken: dict[str, int] = {}  # what payments brought, by attempt
@@ -89,7 +93,11 @@ class World:
                 transfer = pay_service_pb2.TransferRequest.FromString(row.body)
                 assert sum(payee.amount.amount_minor for payee in transfer.payees) == transfer.amount.amount_minor
                 self.calls[transfer.source_id] = transfer
-            elif row.kind == "call":
+            elif row.kind == "event":
+                told = TradeEvent.FromString(row.body).trade
+                if told.trade_id not in self.told or self.told[told.trade_id].version < told.version:
+                    self.told[told.trade_id] = told
+            else:
                 assert row.destination == REFUND
                 refund = pay_service_pb2.RefundRequest.FromString(row.body)
                 self.calls[refund.source_id] = refund
@@ -172,6 +180,11 @@ class World:
             if trade.id in groups and trade.state not in OVER:
                 assert {part.group_trade_id for part in self.parts_of(trade)} == {trade.id}
             self._check_parts(trade, self.parts_of(trade))
+            if trade.state != "PAYING":
+                shown, now = self.told[trade.id], wire.trade(TradeView(trade))
+                sums = (shown.paid_minor, shown.refunded_minor, shown.refundable_minor)
+                assert (shown.state, shown.reason) == (now.state, now.reason), "a list that follows the events is right"
+                assert sums == (now.paid_minor, now.refunded_minor, now.refundable_minor)
         for attempt_id, taken_minor in self.taken.items():
             back = {part: minor for (paid_by, part), minor in self.returned.items() if paid_by == attempt_id}
             assert sum(back.values()) <= taken_minor, "more given back than was taken"
