@@ -13,8 +13,9 @@ from pay_core.orchestration import PaymentView
 from pay_core.tables import Account, Entry, Instruction, Journal, Payment, PaymentCase
 from paykit.errors import FailedPrecondition
 from paykit.store.queries import Query, among
-from paykit.store.reads import Snapshot, as_rows
+from paykit.store.reads import Snapshot
 from paykit.store.row import RowT
+from paykit.store.statements import as_rows
 from paykit.store.store import Store
 
 SOURCES_MAX = 1_000

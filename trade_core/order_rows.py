@@ -10,8 +10,9 @@ from sqlalchemy import select, union_all
 
 from paykit.errors import FailedPrecondition
 from paykit.store.queries import Query, among
-from paykit.store.reads import Snapshot, as_rows
+from paykit.store.reads import Snapshot
 from paykit.store.row import Row, RowT
+from paykit.store.statements import as_rows
 from paykit.store.store import Store
 from trade_core.tables import PayAttempt, Trade, TradeLine, TradeRelation
 from trade_core.wire import TradeView

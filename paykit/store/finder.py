@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import select
 
 from paykit.store.queries import Query, among
-from paykit.store.reads import as_rows
 from paykit.store.row import Row, RowT
+from paykit.store.statements import as_rows
 
 _VALUES_MAX = 200  # in one statement
 

@@ -43,7 +43,7 @@ class Query:
         compiled = self._statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
         parts = str(compiled).split(_MARK)
         assert len(parts) == len(self._lists) + 1, "a query has as many lists as marks"
-        return parts, [literal_of(column.type, dialect) for column in self._lists]
+        return parts, [literal_of(column.type, dialect, nullable=False) for column in self._lists]
 
     def read(self, connection: Connection, *values: Sequence[str]) -> Sequence[Sequence[Any]]:
         """The records found: those whose columns are among ``values``, a list for each ``among``."""

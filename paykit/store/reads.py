@@ -16,12 +16,7 @@ from paykit.store.engines import read_errors
 from paykit.store.guard import transaction_open
 from paykit.store.queries import Query
 from paykit.store.row import RowT
-
-
-def as_rows(row_type: type[RowT], found: Iterable[Sequence[Any]]) -> list[RowT]:
-    """Records that hold all columns of the row's table, in their order."""
-    names = row_type.__columns__
-    return [row_type(**dict(zip(names, record, strict=True))) for record in found]
+from paykit.store.statements import as_rows
 
 
 def as_tuples(found: Iterable[Sequence[Any]]) -> list[tuple[Any, ...]]:

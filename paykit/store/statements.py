@@ -6,7 +6,9 @@ fill the marks with literals and to send the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +33,8 @@ class Table:
         self.table = row_type.__table__
         self.names = row_type.__columns__
         self.literals: dict[str, Literal] = {
-            column.name: literal_of(column.type, dialect) for column in self.table.columns
+            column.name: literal_of(column.type, dialect, nullable=bool(column.nullable))
+            for column in self.table.columns
         }
         self._in_order = [self.literals[name] for name in self.names]
         self._dialect = dialect
@@ -98,13 +101,18 @@ def _table(row_type: type[Row], dialect: Dialect) -> Table:
 
 def load(connection: Connection, row_type: type[RowT], column: str, values: Sequence[str], lock: bool) -> list[RowT]:
     """The rows whose ``column`` is one of ``values``, locked for the transaction where ``lock`` says so."""
-    names = row_type.__columns__
     # Columns that rows are looked up by are ASCII: MySQL refuses to compare them with anything else, and none matches.
     values = [value for value in values if value.isascii()]
     if not values:
         return []
     sql = _table(row_type, connection.dialect).select(column, values, lock)
     found = connection.exec_driver_sql(sql).cursor.fetchall()
+    return as_rows(row_type, found)
+
+
+def as_rows(row_type: type[RowT], found: Iterable[Sequence[Any]]) -> list[RowT]:
+    """Records that hold all columns of the row's table, in their order."""
+    names = row_type.__columns__
     return [row_type(**dict(zip(names, record, strict=True))) for record in found]
 
 
@@ -136,8 +144,12 @@ def update_rows(connection: Connection, row_type: type[Row], changes: Sequence[t
 
 def changed_columns(row_type: type[Row], changes: Sequence[tuple[Row, Row]]) -> tuple[str, ...]:
     """The columns, but for the version, in which any pair differs."""
-    return tuple(
-        column
-        for column in row_type.__columns__
-        if column != "version" and any(getattr(before, column) != getattr(after, column) for before, after in changes)
-    )
+    names = row_type.__columns__
+    differing: set[str] = set()
+    for before, after in changes:
+        pair = msgspec.structs.astuple(before), msgspec.structs.astuple(after)
+        # What was not replaced is the same object; of what was, some may be equal.
+        replaced = itertools.compress(names, map(operator.is_not, *pair))
+        differing.update([name for name in replaced if getattr(before, name) != getattr(after, name)])
+    differing.discard("version")
+    return tuple([name for name in names if name in differing])

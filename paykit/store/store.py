@@ -18,9 +18,10 @@ from paykit.store.engines import ShardEngines, read_errors
 from paykit.store.executor import ShardExecutor
 from paykit.store.finder import Finder
 from paykit.store.queries import Query
-from paykit.store.reads import Snapshot, as_rows, as_tuples, open_snapshot
+from paykit.store.reads import Snapshot, as_tuples, open_snapshot
 from paykit.store.row import RowT
 from paykit.store.shard_map import ShardMap
+from paykit.store.statements import as_rows
 from paykit.store.system import Outbox, ShardEpoch
 
 CommitCallback = Callable[[str, str, list[Outbox]], None]

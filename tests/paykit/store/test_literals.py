@@ -90,7 +90,8 @@ async def test_splits_a_statement_that_grows_too_long(shards: Shards) -> None:
 
 @pytest.mark.parametrize("dialect", [mysql.dialect(), sqlite.dialect()])
 def test_refuses_a_value_that_is_not_of_its_columns_type(dialect: Dialect) -> None:
-    with pytest.raises(ValueError, match="format"):
-        literal_of(Integer(), dialect)("1; DROP TABLE purse")
-    with pytest.raises(AttributeError):
-        literal_of(LargeBinary(), dialect)("text")
+    for nullable in (False, True):
+        with pytest.raises(TypeError):
+            literal_of(Integer(), dialect, nullable=nullable)("1; DROP TABLE purse")
+        with pytest.raises(AttributeError):
+            literal_of(LargeBinary(), dialect, nullable=nullable)("text")

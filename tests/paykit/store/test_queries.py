@@ -14,7 +14,7 @@ from paykit.errors import Unavailable
 from paykit.ids import slot_of
 from paykit.store.finder import Finder
 from paykit.store.queries import Query, among
-from paykit.store.reads import as_rows
+from paykit.store.statements import as_rows
 from paykit.store.store import Store
 from tests.paykit.store.conftest import OpenStore
 from tests.paykit.store.purse import MoveCoins, OpenPurse, Purse
