@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from paykit import context as business_context
 from paykit.context import BusinessContext
-from paykit.ids import new_id
+from paykit.ids import RisingBits, new_id
 from paykit.store.command import Change, Command, Previewed
 from paykit.store.row import Key, Row, RowT
 from paykit.store.system import CommandRecord, Outbox
@@ -131,6 +131,7 @@ class Batch:
         self.now_ms = now_ms
         self.commit_id = new_id("cmt", 0, now_ms)
         self._outbox_grace_ms = outbox_grace_ms
+        self._bits = RisingBits()  # what comes of one batch is listed as it came about
         self.tables: dict[type[Row], TableRows] = {}
         self.outbox: list[Outbox] = []
         self.is_changed = False
@@ -191,7 +192,7 @@ class Batch:
             self._context = msgspec.structs.replace(self._context, biz_id=biz_id)
 
     def new_id(self, prefix: str, slot: int | None = None) -> str:
-        return new_id(prefix, self._command.slot if slot is None else slot, self.now_ms)
+        return new_id(prefix, self._command.slot if slot is None else slot, self.now_ms, self._bits)
 
     def insert(self, row: RowT, *, parent_id: str = "", note: str = "", audit: bool = True) -> RowT:
         table = self.table(type(row))

@@ -133,3 +133,13 @@ def test_knows_no_more_of_a_unique_value_that_a_refused_command_took_unseen() ->
     assert batch.get(Purse, "p1", "owner_id") == stored
     with pytest.raises(NotLoaded):
         batch.get(Purse, "p2", "owner_id")
+
+
+def test_mints_ids_that_sort_as_they_were_minted() -> None:
+    batch = Batch(1, 0)
+    load(batch, {})
+    for number in range(20):
+        batch.decide(Shuffle(number, [(number % 5, 1), (0, 1)], refuse=False))
+    ids = [row.id for row in batch.table(CoinMove).current.values()]
+    assert len(ids) == 40
+    assert ids == sorted(ids)
