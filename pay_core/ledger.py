@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -156,9 +157,12 @@ class Draft:
 
 def account_keys(refs: list[AccountRef]) -> list[Key]:
     """What a command must read to post to ``refs``: the accounts, and the books that date the journal."""
-    keys = [key(Account, ref.account_key, "account_key") for ref in refs]
-    keys += [book_key(slot, unit) for slot, unit in {(ref.slot, ref.currency) for ref in refs}]
-    return keys
+    return list(dict.fromkeys([found for ref in refs for found in _account_keys(ref)]))
+
+
+@lru_cache(maxsize=16_384)  # every round of every command that goes on with a payment asks for the same few
+def _account_keys(ref: AccountRef) -> tuple[Key, Key]:
+    return key(Account, ref.account_key, "account_key"), book_key(ref.slot, ref.currency)
 
 
 def book_key(slot: int, unit: str) -> Key:
