@@ -14,7 +14,7 @@ from trade_core import attempts, holds, wire
 from trade_core import trade as domain
 from trade_core.part_rows import part_keys
 from trade_core.payments import PaymentOutcome, PaymentResult
-from trade_core.steps import TRADE_CREATED, Policy, due_at_ms, open_attempts, required
+from trade_core.steps import TRADE_CHANGED, TRADE_CREATED, Policy, due_at_ms, open_attempts, required
 from trade_core.tables import PayAttempt, Trade
 from trade_core.trade import AttemptState, TradeState
 from trade_core.types import Settlement
@@ -158,15 +158,16 @@ class AskLater(Command[TradeView | None]):
         waiting = open_attempts(work, trade)
         if not waiting and trade.state != TradeState.SETTLING:
             return TradeView(trade)  # the result came first
-        is_first = trade.ask_count == 0 and trade.state == TradeState.PAYING
+        is_first = trade.ask_count == 0 and trade.state in (TradeState.PAYING, TradeState.SETTLING)
         known = [self._learn(work, trade, attempt) for attempt in waiting]
         asked = msgspec.structs.replace(trade, ask_count=trade.ask_count + 1)
         is_waiting = bool(known) and domain.is_waiting_for_customer(known)
         due_ms = due_at_ms(self.policy, asked, work.now_ms, is_waiting=is_waiting)
         trade = work.update(msgspec.structs.replace(asked, due_at_ms=due_ms))
-        if is_first and any(attempt.created_at_ms == trade.created_at_ms for attempt in known):
-            # It was to be paid at once and nothing was told of it: now there is something to tell.
-            work.publish(TRADE_CREATED, wire.event(trade))
+        if is_first:
+            # What is soon over is told by its end alone; this is not, so lists must show it under way.
+            is_new = any(attempt.created_at_ms == trade.created_at_ms for attempt in known)
+            work.publish(TRADE_CREATED if is_new else TRADE_CHANGED, wire.event(trade))
         return TradeView(trade, attempts=known)
 
     def _learn(self, work: Work, trade: Trade, attempt: PayAttempt) -> PayAttempt:

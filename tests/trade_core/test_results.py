@@ -11,7 +11,7 @@ from paykit.ids import new_id
 from paykit.store.command import Origin
 from paymesh.event.v1.events_pb2 import TradeEvent
 from paymesh.trade.v1 import trade_pb2
-from tests.trade_core.support import BALANCE, NOW_MS, POLICY, SLOT, Bench, a_context, a_result, fresh
+from tests.trade_core.support import BALANCE, NOW_MS, POLICY, SLOT, WALLET, Bench, a_context, a_result, fresh
 from trade_core.results import ApplyPaymentResult, AskLater, PaymentRefused
 from trade_core.types import TradeType
 
@@ -155,6 +155,23 @@ async def test_a_refusal_of_what_was_paid_is_never_ignored(bench: Bench) -> None
     with pytest.raises(FailedPrecondition) as caught:
         await bench.store.run(PaymentRefused(a_message(), POLICY, paid.attempts[0].id, "LIMIT_EXCEEDED"))
     assert caught.value.reason == "RESULT_CONFLICT"
+
+
+async def test_what_is_long_under_way_is_told_once_so_that_lists_show_it(bench: Bench) -> None:
+    at_once = (await bench.create(pay_methods=(WALLET,))).trade
+    created = (await bench.create()).trade
+    bench.clock.advance(10)
+    later = (await bench.pay(created.id, WALLET)).trade
+    for trade in (at_once, later):
+        for _ in range(2):
+            await bench.store.run(AskLater(Origin.timer(a_context()), POLICY, trade.id, {}))
+    for trade, subjects in (
+        (at_once, ["trade.trade_created"]),
+        (later, ["trade.trade_created", "trade.trade_changed"]),
+    ):
+        events = await bench.events(trade.id)
+        assert [row.destination for row in events] == subjects
+        assert TradeEvent.FromString(events[-1].body).trade.state == trade_pb2.TRADE_STATE_PAYING
 
 
 async def test_asking_later_backs_off_keeps_the_payment_and_stops_with_the_result(bench: Bench) -> None:
