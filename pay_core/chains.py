@@ -6,7 +6,7 @@ Every amount is split in one of two ways: by the rules (shares), or in proportio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pay_core.chart import AccountKind
@@ -103,8 +103,7 @@ def share_steps(order: Order, decision: Decision, fundings: list[Step]) -> list[
         if step.bearer_id and order.operation != Operation.WITHDRAW
     ]
     lowered, absorbed = absorb(decision.shares, borne) if borne else (list(decision.shares), [])
-    kinds = {(payee.owner_id, payee.reference): payee.account_kind for payee in order.payees}
-    steps = [_share_step(share, kinds) for share in lowered]
+    steps = [_share_step(share) for share in lowered]
     steps += [
         Step(Action.DISBURSE, COUPON_ACCOUNT, part.amount_minor, token=part.coupon_id, reference=part.reference)
         for part in absorbed
@@ -114,16 +113,15 @@ def share_steps(order: Order, decision: Decision, fundings: list[Step]) -> list[
     return steps
 
 
-def _share_step(share: Share, kinds: Mapping[tuple[str, str], AccountKind]) -> Step:
+def _share_step(share: Share) -> Step:
     if share.kind == ShareKind.FEE:
         # Named with its bearer, who gives it back with a refund where the platform keeps it.
-        kind = kinds.get((share.bearer_id, share.reference), AccountKind.USER)
         return Step(
             Action.DISBURSE,
             FEES,
             share.amount_minor,
             owner_id=share.bearer_id,
-            account_kind=kind.value,
+            account_kind=share.bearer_kind.value,
             reference=share.reference,
         )
     return to_balance(share.owner_id, share.amount_minor, share.account_kind.value, reference=share.reference)

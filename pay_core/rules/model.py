@@ -115,8 +115,9 @@ class Share(NamedTuple):
     """Who gets how much of the amount; never zero.
 
     ``reference`` is that of the payee it is part of, or was taken from. A FEE share goes to the platform: its
-    ``owner_id`` is empty, ``account_kind`` FEES, ``bearer_id`` the payee it was taken from and ``rule`` the fee's name.
-    A SPLIT share's ``bearer_id`` is the payee too, its ``rule`` the split's name.
+    ``owner_id`` is empty, ``account_kind`` FEES, ``bearer_id`` and ``bearer_kind`` are whose account of which kind it
+    was taken from, and ``rule`` is the fee's name. A SPLIT share's ``bearer_id`` is the payee too, its ``rule`` the
+    split's name.
     """
 
     kind: ShareKind
@@ -126,6 +127,7 @@ class Share(NamedTuple):
     reference: str = ""
     bearer_id: str = ""
     rule: str = ""
+    bearer_kind: AccountKind = AccountKind.USER
 
 
 class Fee(NamedTuple):

@@ -104,4 +104,5 @@ def _fee_share(fee: Fee, amount_minor: int, payee: Share) -> Share:
         payee.reference,
         bearer_id=payee.owner_id,
         rule=fee.name,
+        bearer_kind=payee.account_kind,
     )

@@ -171,6 +171,18 @@ def test_a_payers_fee_keeps_no_coupon_and_no_points_from_coming_back_whole() -> 
     world.check()
 
 
+def test_a_fee_is_borne_by_the_account_it_was_taken_from() -> None:
+    world = funded()
+    payees = (Payee("bob", AccountKind.USER, 100), Payee("bob", SHOP, 300))
+    order = Order(Operation.TRANSFER, "ann", "EUR", 400, (Funding(400),), payees)
+    view = world.start(order, "t1")
+    fees = [ins for ins in view.chain if ins.tool == "fees"]
+    assert [(ins.owner_id, ins.account_kind, ins.amount_minor) for ins in fees] == [
+        ("bob", "USER", 10),
+        ("bob", "MERCHANT", 30),
+    ]
+
+
 def test_a_withdrawal_takes_the_payers_fee_from_the_balance_and_pays_out_the_amount() -> None:
     world = funded()
     view = world.withdraw("ann", 200, "w1")
