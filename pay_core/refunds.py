@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import structlog
 
 from pay_core.facts import facts_of
 from pay_core.payment import CHANNEL, Action, Direction, InstructionState, Operation, did
@@ -10,7 +11,10 @@ from pay_core.reading import chain_of
 from pay_core.rules.model import Fallback
 from pay_core.rules.rule_set import RuleSet
 from pay_core.tables import Instruction, Payment
+from paykit.errors import FailedPrecondition
 from paykit.store.command import Work
+
+log = structlog.get_logger()
 
 
 def reserve_original(work: Work, original_id: str, refund: list[Instruction], sign: int) -> None:
@@ -73,4 +77,9 @@ def falls_back(work: Work, rules: RuleSet, payment: Payment, chain: list[Instruc
     original = work.get(Payment, payment.original_payment_id)
     assert original is not None
     facts = facts_of(original, chain_of(work, original.id))
-    return rules.refund_fallback(failed.failure_reason, failed.channel, facts) == Fallback.BALANCE
+    try:
+        return rules.refund_fallback(failed.failure_reason, failed.channel, facts) == Fallback.BALANCE
+    except FailedPrecondition as error:
+        # Of rules that cannot say it is as of rules that say nothing: a result that is there must be taken.
+        log.error("refund_fallback_failed", payment_id=payment.id, rules_version=rules.version, error=error.message)
+        return False

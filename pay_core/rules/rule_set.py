@@ -147,7 +147,10 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return RefundPolicy(self.return_fees.holds(_values(facts)))
 
     def refund_fallback(self, failure_reason: str, channel: str, facts: PaymentFacts) -> Fallback:
-        """Where refunded money of the payment ``facts`` goes when ``channel`` X"""
+        """Where refunded money of the payment ``facts`` goes when ``channel`` has refused it for good.
+
+        FailedPrecondition RULE_FAILED where an expression cannot be evaluated.
+        """
         values = {**_values(facts), "failure_reason": failure_reason, "channel": channel}
         return next((rule.to for rule in self.fallbacks if rule.when.holds(values)), Fallback.NONE)
 

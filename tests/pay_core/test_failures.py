@@ -282,6 +282,21 @@ def test_a_refund_that_fails_behind_a_fallback_frees_what_it_reserved_once() -> 
     world.check()
 
 
+def test_a_refund_fails_where_the_rules_cannot_say_where_refused_money_goes() -> None:
+    world = World()
+    paid = paid_by_two_cards(world)
+    broken = RULES.text.replace("version: 1", "version: 2").replace(
+        "failure_reason in ['CARD_EXPIRED', 'ACCOUNT_CLOSED']", "amount_minor / (size(payer_id) - 3) > 0"
+    )
+    world.rules = load(broken, "broken for ann")
+    refund = world.refund(paid.payment.id, 500, "f1")
+    world.deliver(to_provider(world), provider_agrees=False, reason="CARD_EXPIRED")
+    world.drain()
+    assert (world.payment(refund).state, world.payment(refund).failure_reason) == ("FAILED", "CARD_EXPIRED")
+    assert world.balance("shop", SHOP) == 1000
+    world.check()
+
+
 def test_a_repair_never_fails_for_a_providers_refusal() -> None:
     world = World()
     paid = paid_by_two_cards(world)
