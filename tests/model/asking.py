@@ -70,7 +70,7 @@ def methods_for(
 ) -> list[trade_pb2.PayMethod]:
     """Pay methods that add up to an amount, in about equal parts; ``coupons``: those that may be used, and their worth.
 
-    ``is_open``: the last one leaves its amount out.
+    ``is_open``: the last that is no coupon leaves its amount out.
     """
     found: list[trade_pb2.PayMethod] = []
     rest, left = amount_minor, list(coupons)
@@ -86,12 +86,14 @@ def methods_for(
         if part:
             found.append(method(tool, part, token))
             rest -= part
-    if rest and found and found[-1].WhichOneof("tool") != "coupon":
-        found[-1].amount.amount_minor += rest
+    money = [one for one in found if one.WhichOneof("tool") != "coupon"]
+    if rest and not money:
+        money = [method("card", rest)]
+        found += money
     elif rest:
-        found.append(method("card", rest))
-    if is_open and not is_partial and found[-1].WhichOneof("tool") != "coupon":
-        found[-1].ClearField("amount")
+        money[-1].amount.amount_minor += rest
+    if is_open and not is_partial and money:
+        money[-1].ClearField("amount")
     return found
 
 
