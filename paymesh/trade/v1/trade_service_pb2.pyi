@@ -55,7 +55,7 @@ class CreateTradeRequest(_message.Message):
     buyer_id: _builtins.str
     """Who pays; 1 to 64 characters of A-Z a-z 0-9 . _ : -"""
     payee_id: _builtins.str
-    """Who is paid; same form; required for PURCHASE and PEER_TRANSFER, refused for others."""
+    """Who is paid; same form; required by types that pay somebody, refused for others. Of a split purchase, the parts name theirs."""
     merchant_order_no: _builtins.str
     """The merchant's own number; optional; unique per buyer and payee where given."""
     scene: _builtins.str
@@ -426,7 +426,7 @@ class RefundTradeRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own unique id for this call."""
     trade_id: _builtins.str
-    """The PAID trade of type PURCHASE to give money back from."""
+    """The PAID trade to give money back from; of a type that can be given back. Of an order with parts: the part."""
     reason: _builtins.str
     """For people; at most 255 characters."""
     @_builtins.property

@@ -136,7 +136,7 @@ class TradeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PayTrade(self, request, context):
-        """Starts an attempt to pay a CREATED trade. Answers PAYING as soon as that is durable, or the result
+        """Starts an attempt to pay an unpaid trade. Answers PAYING as soon as that is durable, or the result
         where it comes within the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -165,7 +165,7 @@ class TradeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CloseTrade(self, request, context):
-        """Closes a CREATED trade.
+        """Closes an unpaid trade: CREATED, or PAYING while only customers are waited for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class TradeServiceStub:
     BatchCreateTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchCreateTradesRequest, _trade_service_pb2.BatchCreateTradesResponse]
     """CreateTrade, many at once; a status per item."""
     PayTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.PayTradeRequest, _trade_service_pb2.PayTradeResponse]
-    """Starts an attempt to pay a CREATED trade. Answers PAYING as soon as that is durable, or the result
+    """Starts an attempt to pay an unpaid trade. Answers PAYING as soon as that is durable, or the result
     where it comes within the call.
     """
     BatchPayTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchPayTradesRequest, _trade_service_pb2.BatchPayTradesResponse]
@@ -48,7 +48,7 @@ class TradeServiceStub:
     BatchRefundTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchRefundTradesRequest, _trade_service_pb2.BatchRefundTradesResponse]
     """RefundTrade, many at once; a status per item."""
     CloseTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.CloseTradeRequest, _trade_service_pb2.CloseTradeResponse]
-    """Closes a CREATED trade."""
+    """Closes an unpaid trade: CREATED, or PAYING while only customers are waited for."""
     CaptureTrade: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.CaptureTradeRequest, _trade_service_pb2.CaptureTradeResponse]
     """Takes the money of an AUTHORIZED trade: of a pre-authorisation all or part; of an escrow to the merchant."""
     BatchCaptureTrades: _grpc.UnaryUnaryMultiCallable[_trade_service_pb2.BatchCaptureTradesRequest, _trade_service_pb2.BatchCaptureTradesResponse]
@@ -78,7 +78,7 @@ class TradeServiceAsyncStub(TradeServiceStub):
     BatchCreateTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchCreateTradesRequest, _trade_service_pb2.BatchCreateTradesResponse]  # type: ignore[assignment]
     """CreateTrade, many at once; a status per item."""
     PayTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.PayTradeRequest, _trade_service_pb2.PayTradeResponse]  # type: ignore[assignment]
-    """Starts an attempt to pay a CREATED trade. Answers PAYING as soon as that is durable, or the result
+    """Starts an attempt to pay an unpaid trade. Answers PAYING as soon as that is durable, or the result
     where it comes within the call.
     """
     BatchPayTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchPayTradesRequest, _trade_service_pb2.BatchPayTradesResponse]  # type: ignore[assignment]
@@ -88,7 +88,7 @@ class TradeServiceAsyncStub(TradeServiceStub):
     BatchRefundTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchRefundTradesRequest, _trade_service_pb2.BatchRefundTradesResponse]  # type: ignore[assignment]
     """RefundTrade, many at once; a status per item."""
     CloseTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.CloseTradeRequest, _trade_service_pb2.CloseTradeResponse]  # type: ignore[assignment]
-    """Closes a CREATED trade."""
+    """Closes an unpaid trade: CREATED, or PAYING while only customers are waited for."""
     CaptureTrade: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.CaptureTradeRequest, _trade_service_pb2.CaptureTradeResponse]  # type: ignore[assignment]
     """Takes the money of an AUTHORIZED trade: of a pre-authorisation all or part; of an escrow to the merchant."""
     BatchCaptureTrades: _aio.UnaryUnaryMultiCallable[_trade_service_pb2.BatchCaptureTradesRequest, _trade_service_pb2.BatchCaptureTradesResponse]  # type: ignore[assignment]
@@ -133,7 +133,7 @@ class TradeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trade_service_pb2.PayTradeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trade_service_pb2.PayTradeResponse, _abc.Awaitable[_trade_service_pb2.PayTradeResponse]]:
-        """Starts an attempt to pay a CREATED trade. Answers PAYING as soon as that is durable, or the result
+        """Starts an attempt to pay an unpaid trade. Answers PAYING as soon as that is durable, or the result
         where it comes within the call.
         """
 
@@ -167,7 +167,7 @@ class TradeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trade_service_pb2.CloseTradeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trade_service_pb2.CloseTradeResponse, _abc.Awaitable[_trade_service_pb2.CloseTradeResponse]]:
-        """Closes a CREATED trade."""
+        """Closes an unpaid trade: CREATED, or PAYING while only customers are waited for."""
 
     @_abc_1.abstractmethod
     def CaptureTrade(
