@@ -7,11 +7,11 @@ from typing import Any
 from pay_core import queries
 from pay_core.api.cases import CaseApi
 from pay_core.api.preview import PreviewApi
-from pay_core.api.requests import recharge_order, transfer_order, withdraw_order
+from pay_core.api.requests import check_refund, recharge_order, refund_command, transfer_order, withdraw_order
 from pay_core.api.tree import TreeApi
 from pay_core.capture import CapturePayment, VoidPayment
 from pay_core.chains import Order
-from pay_core.commands import Refund, StartPayment
+from pay_core.commands import StartPayment
 from pay_core.convert import payment_proto
 from pay_core.orchestration import PaymentView
 from pay_core.terms import TermsBook
@@ -48,15 +48,9 @@ class PayApi(CaseApi, PreviewApi, TreeApi, pay_service_pb2_grpc.PayServiceServic
         return payment_proto(view.payment, view.chain)
 
     async def Refund(self, request: Any, context: Any) -> Any:
-        fields = Fields()
-        fields.request_id(request.request_id)
-        payment_id = fields.id("payment_id", request.payment_id, "pay")
-        fields.money("amount", request.amount)
-        fields.name("source_id", request.source_id, required=False)
-        fields.name("payee_reference", request.payee_reference, required=False)
-        fields.raise_if_any()
-        origin = Origin.rpc(business_context.current(), "Refund", payment_id, request.request_id, request)
-        command = refund_command(origin, request, self._terms)
+        check_refund(request)
+        origin = Origin.rpc(business_context.current(), "Refund", request.payment_id, request.request_id, request)
+        command = refund_command(origin, request, self._terms.now())
         return pay_service_pb2.RefundResponse(payment=await self._run(command))
 
     async def CapturePayment(self, request: Any, context: Any) -> Any:
@@ -134,17 +128,3 @@ class PayApi(CaseApi, PreviewApi, TreeApi, pay_service_pb2_grpc.PayServiceServic
 
     async def BatchGetPayments(self, request: Any, context: Any) -> Any:
         return await serve_batch(request, context, self.GetPayment, pay_service_pb2.BatchGetPaymentsResponse)
-
-
-def refund_command(origin: Origin, request: pay_service_pb2.RefundRequest, terms: TermsBook) -> Refund:
-    """A checked refund as its command."""
-    return Refund(
-        origin,
-        request.payment_id,
-        request.amount.currency_code,
-        request.amount.amount_minor,
-        request.source_id,
-        terms.now(),
-        payee_reference=request.payee_reference,
-        is_repair=request.is_repair,
-    )

@@ -47,31 +47,10 @@ class PreviewApi:
     def _command(self, chosen: str, request: Any) -> StartPayment | Refund:
         origin = Origin.timer(business_context.current())
         if chosen == "refund":
-            _check_refund(request)
-            amount = request.amount
-            return Refund(
-                origin,
-                request.payment_id,
-                amount.currency_code,
-                amount.amount_minor,
-                request.source_id,
-                self._terms.now(),
-                payee_reference=request.payee_reference,
-                is_repair=request.is_repair,
-            )
+            requests.check_refund(request, is_preview=True)
+            return requests.refund_command(origin, request, self._terms.now())
         order = _ORDERS[chosen](request, is_preview=True)
         return StartPayment(origin, order, request.source_id, self._terms.now())
-
-
-def _check_refund(request: pay_service_pb2.RefundRequest) -> None:
-    fields = Fields()
-    if request.request_id:
-        fields.request_id(request.request_id)
-    fields.id("payment_id", request.payment_id, "pay")
-    fields.money("amount", request.amount)
-    fields.name("source_id", request.source_id, required=False)
-    fields.name("payee_reference", request.payee_reference, required=False)
-    fields.raise_if_any()
 
 
 def _response(previewed: Previewed[PaymentView], decision: Decision) -> pay_service_pb2.PreviewPaymentResponse:

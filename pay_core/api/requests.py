@@ -1,4 +1,4 @@
-"""Requests that begin a payment, checked field by field and put as an Order."""
+"""Requests that begin a payment, checked field by field and put as an Order, or as the Refund they ask for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any
 
 from pay_core.api.fields import ACCOUNT_KIND, OWNED_NUMBERS, customer
 from pay_core.chains import Order
+from pay_core.commands import Refund
 from pay_core.ledger import KIND_OF_NUMBER, AccountKind
 from pay_core.payment import BALANCE, CHANNEL, COUPON, POINTS, Funding, Instrument, Operation, Payee, SettlementMode
+from pay_core.terms import Terms
 from paykit.rpc.checks import Fields
+from paykit.store.command import Origin
 from paymesh.pay.v1 import pay_service_pb2, payment_pb2
 
 FUNDINGS_MAX = 8
@@ -164,3 +167,28 @@ def _settlement(fields: Fields, request: pay_service_pb2.TransferRequest) -> tup
     if not 1 <= ttl_s <= _TTL_S_MAX:
         fields.fail("time_to_live", "must be 1 second to 400 days")
     return mode, ttl_s
+
+
+def check_refund(request: pay_service_pb2.RefundRequest, *, is_preview: bool = False) -> None:
+    """InvalidArgument where a field is wrong."""
+    fields = Fields()
+    _request_id(fields, request, is_preview)
+    fields.id("payment_id", request.payment_id, "pay")
+    fields.money("amount", request.amount)
+    fields.name("source_id", request.source_id, required=False)
+    fields.name("payee_reference", request.payee_reference, required=False)
+    fields.raise_if_any()
+
+
+def refund_command(origin: Origin, request: pay_service_pb2.RefundRequest, terms: Terms) -> Refund:
+    """A checked refund as its command."""
+    return Refund(
+        origin,
+        request.payment_id,
+        request.amount.currency_code,
+        request.amount.amount_minor,
+        request.source_id,
+        terms,
+        payee_reference=request.payee_reference,
+        is_repair=request.is_repair,
+    )
