@@ -20,7 +20,6 @@ from paykit.events.message import Delivery, Subscription
 from paykit.ids import new_id
 from paykit.service import Service
 from paykit.settings import CommonSettings, ShardSettings
-from paykit.store.migrate import migrate
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
 from paymesh.common.v1 import money_pb2
 from paymesh.event.v1 import events_pb2
@@ -38,6 +37,7 @@ from tests.channel_gateway.provider import (
     ProviderProcess,
     free_port,
 )
+from tests.schema import make_schema
 
 SLOT = 7
 KINDS = {"CHARGE": 1, "REFUND": 2, "PAYOUT": 3, "AUTHORIZE": 4, "CAPTURE": 5, "VOID": 6}
@@ -95,7 +95,7 @@ class Gateway:
 
     async def start(self) -> Self:
         """Migrates, then starts all."""
-        await migrate(app.NAME, self._shards, 1)
+        await make_schema(app.NAME, self._shards)
         await self.process.start()
         self.session = aiohttp.ClientSession()
         self.provider = Provider(self.process.url, self.session)

@@ -24,13 +24,13 @@ from paykit.ids import new_id
 from paykit.settings import ExecutorSettings
 from paykit.store.command import Origin
 from paykit.store.guard import assert_outside_transaction
-from paykit.store.migrate import migrate
 from paykit.store.store import Store
 from paykit.store.system import Outbox
 from tests.channel_gateway.gateway import channel_settings
 from tests.channel_gateway.orders import NOW_MS, POLICY, SLOT
 from tests.channel_gateway.provider import CHANNEL
 from tests.conftest import MakeShards
+from tests.schema import make_schema
 
 OK = ProviderResult(status=ResultStatus.SUCCEEDED, provider_reference="ref", amount_minor=1_000, currency="EUR")
 
@@ -139,7 +139,7 @@ class Bench:
 @pytest.fixture
 async def bench(make_shards: MakeShards) -> AsyncIterator[Bench]:
     shards, clock = make_shards(1, modes=("live",)), ManualClock(NOW_MS)
-    await migrate(app.NAME, shards, 1)
+    await make_schema(app.NAME, shards)
     store = Store(app.NAME, shards, 1, clock, ExecutorSettings())
     await store.start()
     bench = Bench(store, clock)

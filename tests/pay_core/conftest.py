@@ -19,11 +19,11 @@ from paykit.ids import slot_of
 from paykit.rpc.channels import Channels
 from paykit.service import Service
 from paykit.settings import BusSettings, CommonSettings, ExecutorSettings, ShardSettings, TimerSettings
-from paykit.store.migrate import migrate
 from paykit.store.store import Store
 from paymesh.pay.v1 import ledger_service_pb2_grpc, pay_service_pb2_grpc
 from tests.conftest import MakeShards
 from tests.pay_core.ledger_desk import NOON_MS
+from tests.schema import make_schema
 
 Shards = Mapping[str, ShardSettings]
 OpenStore = Callable[[], Awaitable[Store]]
@@ -49,7 +49,7 @@ def free_port() -> int:
 @pytest.fixture
 async def running(make_shards: MakeShards, tmp_path: Path) -> AsyncIterator[Running]:
     shards = make_shards(2, ("live",))
-    await migrate("pay_core", shards, 1)
+    await make_schema("pay_core", shards)
     address = f"127.0.0.1:{free_port()}"
     common = CommonSettings(
         bus=BusSettings(path=tmp_path / "bus"),
@@ -91,7 +91,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def shards(make_shards: MakeShards) -> Shards:
     made = make_shards(2, ("live",))
-    await migrate("pay_core", made, 1)
+    await make_schema("pay_core", made)
     return made
 
 

@@ -22,10 +22,10 @@ from paykit.errors import FailedPrecondition
 from paykit.ids import new_id, slot_of
 from paykit.settings import ExecutorSettings
 from paykit.store.command import Origin
-from paykit.store.migrate import migrate
 from paykit.store.store import Store
 from tests.conftest import MakeShards
 from tests.pay_core.world import World, bank, card
+from tests.schema import make_schema
 
 PAID = 10_000
 TERMS = World().terms()
@@ -35,7 +35,7 @@ TERMS = World().terms()
 async def processes(make_shards: MakeShards) -> AsyncIterator[tuple[Store, Store]]:
     """Two processes of the service on the same shards."""
     shards = make_shards(1, ("live",))
-    await migrate("pay_core", shards, 1)
+    await make_schema("pay_core", shards)
     stores = [Store("pay_core", shards, 1, SystemClock(), ExecutorSettings()) for _ in range(2)]
     for store in stores:
         await store.start()

@@ -13,7 +13,6 @@ from paykit.context import BusinessContext, use
 from paykit.ids import new_id, slot_of
 from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.command import Origin
-from paykit.store.migrate import migrate
 from paykit.store.store import Store
 from paykit.store.system import Outbox
 from paymesh.channel.v1 import channel_order_pb2
@@ -27,6 +26,7 @@ from recon.matching import Fact, MatchKind, MatchState, match_key
 from recon.rules import Rules
 from recon.settings import ReconSettings
 from recon.tables import Break, Match
+from tests.schema import make_schema
 
 SLOT = 7
 NOW_MS = 1_700_000_000_000
@@ -50,7 +50,7 @@ def rules() -> Rules:
 @asynccontextmanager
 async def opened(shards: dict[str, ShardSettings], clock: Clock) -> AsyncIterator[Store]:
     """A migrated, started store of recon."""
-    await migrate("recon", shards, 1)
+    await make_schema("recon", shards)
     store = Store("recon", shards, 1, clock, ExecutorSettings())
     await store.start()
     try:

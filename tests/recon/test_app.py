@@ -18,7 +18,6 @@ from paykit.rpc.channels import Channels
 from paykit.service import Service
 from paykit.settings import BusSettings, CommonSettings, ShardSettings, TimerSettings
 from paykit.store.command import Command
-from paykit.store.migrate import migrate
 from paymesh.channel.v1 import channel_order_pb2
 from paymesh.event.v1 import events_pb2
 from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc
@@ -28,6 +27,7 @@ from recon.app import build
 from recon.settings import AskSettings, ReconSettings
 from tests.recon.neighbours import Neighbours, serving
 from tests.recon.support import CardPayment, mint
+from tests.schema import make_schema
 
 
 class Recon:
@@ -94,7 +94,7 @@ async def recon(tmp_path: Path, world: Neighbours, window_s: float) -> AsyncIter
         ask=AskSettings(delay_s=0.1),
         timers=TimerSettings(interval_s=0.05),
     )
-    await migrate("recon", shards, 1)
+    await make_schema("recon", shards)
     bus = open_bus(BusSettings(path=tmp_path / "bus"))
     await bus.start()
     async with serving(world) as neighbours:

@@ -13,11 +13,11 @@ from paykit.events.embedded import EmbeddedBus
 from paykit.rpc.channels import Channels
 from paykit.rpc.server import Server
 from paykit.settings import CommonSettings, ExecutorSettings, TimerSettings
-from paykit.store.migrate import migrate
 from paykit.store.store import Store
 from paymesh.pay.v1.pay_service_pb2_grpc import add_PayServiceServicer_to_server
 from paymesh.trade.v1.trade_service_pb2_grpc import TradeServiceStub
 from tests.conftest import MakeShards
+from tests.schema import make_schema
 from tests.trade_core.running import Running
 from tests.trade_core.scripted_pay import ScriptedPay
 from tests.trade_core.support import NOW_MS, Bench
@@ -29,7 +29,7 @@ from trade_core.settings import TradeCoreSettings
 async def bench(make_shards: MakeShards) -> AsyncIterator[Bench]:
     """A migrated store of two shards, and its clock."""
     shards = make_shards(2, ("live",))
-    await migrate("trade_core", shards, epoch=1)
+    await make_schema("trade_core", shards)
     clock = ManualClock(NOW_MS)
     store = Store("trade_core", shards, 1, clock, ExecutorSettings())
     await store.start()
@@ -49,7 +49,7 @@ def ask_after_s() -> float:
 async def running(make_shards: MakeShards, tmp_path: Path, ask_after_s: float) -> AsyncIterator[Running]:
     """trade_core as it runs, with a scripted pay_core at the other end and the embedded bus between."""
     shards = make_shards(2)
-    await migrate("trade_core", shards, epoch=1)
+    await make_schema("trade_core", shards)
     pay = ScriptedPay()  # type: ignore[abstract]  # nobody here lists payments
     pay_server = Server("127.0.0.1:0")
     pay_server.add(add_PayServiceServicer_to_server, pay)

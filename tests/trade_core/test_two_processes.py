@@ -13,9 +13,9 @@ from paykit.clock import ManualClock
 from paykit.errors import AlreadyExists, FailedPrecondition
 from paykit.ids import new_id
 from paykit.settings import ExecutorSettings
-from paykit.store.migrate import migrate
 from paykit.store.store import Store
 from tests.conftest import MakeShards
+from tests.schema import make_schema
 from tests.trade_core.part_support import check_laws, close, expire, merge, pay_part
 from tests.trade_core.support import CARD, NOW_MS, SLOT, Bench, a_result
 from trade_core.payments import PaymentResult
@@ -26,7 +26,7 @@ from trade_core.tables import Trade
 async def benches(make_shards: MakeShards) -> AsyncIterator[tuple[Bench, Bench]]:
     """Two stores over the same databases, as two processes have them."""
     shards = make_shards(1, ("live",))
-    await migrate("trade_core", shards, epoch=1)
+    await make_schema("trade_core", shards)
     clock = ManualClock(NOW_MS)
     stores = [Store("trade_core", shards, 1, clock, ExecutorSettings()) for _ in range(2)]
     for store in stores:
