@@ -1,9 +1,9 @@
 """Any history of payments, by any tools and in any settlement mode, keeps every cent.
 
 Requests, channel results, timers and decisions of people come in any order, twice, late or never; providers refuse,
-pay other amounts, and refuse to give back. Between any two of them the process may have stopped: nothing is kept but
-rows and outbox messages. Once all is delivered, nothing is left in clearing, in transit, in coupons or on hold that no
-open case explains.
+pay other amounts, and refuse to give back; rules change, accounts are frozen, dates end. Between any two of them the
+process may have stopped: nothing is kept but rows and outbox messages. Once all is delivered, nothing is left in
+clearing, in transit, in coupons or on hold that no open case explains.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pay_core.bookkeeping import FreezeAccount, UnfreezeAccount
 from pay_core.case import RESOLUTIONS, CaseType
+from pay_core.chart import CHART
 from pay_core.ledger import AccountKind
 from pay_core.payment import COUPON, POINTS, Funding, SettlementMode, plan_of
 from pay_core.phases import capturable_minor
-from pay_core.rules import load
-from pay_core.tables import Coupon, Payment, PaymentCase
+from pay_core.rules import RuleSet, load
+from pay_core.tables import Account, Coupon, LimitUsage, Payment, PaymentCase
 from paykit.errors import FailedPrecondition
 from paykit.store.system import Outbox
-from tests.pay_core.world import World, card
+from tests.pay_core.world import World, card, origin
 
 OWNERS = ("ann", "bob", "cid")
 SHOP = AccountKind.MERCHANT
@@ -56,6 +58,17 @@ refunds:
 reversals: {attempts_max: 2, first_pause_s: 2, max_pause_s: 60, fallback: CASE}
 """,
     "histories",
+)
+
+
+# What may be put in force at any moment: other fees, other ends of what is refused.
+STRICTER = load(
+    RULES.text.replace("version: 7", "version: 8")
+    .replace("attempts_max: 2", "attempts_max: 1")
+    .replace("fallback: CASE", "fallback: BALANCE")
+    .replace("fixed_minor: 3", "fixed_minor: 11")
+    .replace("amount_minor % 5 == 0", "amount_minor % 5 != 0"),
+    "stricter",
 )
 
 
@@ -229,9 +242,34 @@ class AnyHistory(RuleBasedStateMachine):
             resolution = data.draw(st.sampled_from(sorted(RESOLUTIONS[CaseType(case.type)])))
             self.world.resolve(case.id, resolution, self._next())
 
+    @rule(rules=st.sampled_from([RULES, STRICTER]))
+    def rules_are_put_in_force(self, rules: RuleSet) -> None:
+        self.world.rules = rules
+
+    @rule(data=st.data())
+    def an_account_is_frozen_or_freed(self, data: st.DataObject) -> None:
+        account = data.draw(st.sampled_from([row for row in self.world.all(Account) if CHART[row.kind].may_freeze]))
+        change = UnfreezeAccount if account.freeze_reason else FreezeAccount
+        self.world.run(change(origin(account.owner_id, self._next()), account.id, "COURT_ORDER"))
+
+    @rule()
+    def a_date_is_over(self) -> None:
+        self.world.next_date()
+
     @invariant()
     def every_cent_is_accounted_for(self) -> None:
         self.world.check()
+
+    @invariant()
+    def limits_count_what_has_not_come_to_nothing(self) -> None:
+        for usage in self.world.all(LimitUsage):
+            counted = [
+                payment
+                for payment in self.world.all(Payment)
+                if usage.usage_key in plan_of(payment).usages and payment.accounting_date == usage.accounting_date
+            ]
+            amounts = [p.amount_minor for p in counted if p.state not in ("FAILED", "VOIDED")]
+            assert (usage.amount_minor, usage.payment_count) == (sum(amounts), len(amounts))
 
     def teardown(self) -> None:
         world = self.world

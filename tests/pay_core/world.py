@@ -114,10 +114,13 @@ class World:
         stored_records = self.rows.get(CommandRecord, {})
         if command.origin.key and command.origin.key in stored_records:
             return cast(R, None)
+        rounds = 1
         while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
+            rounds += 1
             for (row_type, column), values in missing.items():
                 found = [row for row in self.all(row_type) if getattr(row, column) in values]
                 batch.table(row_type).add_loaded(column, values, found)
+        assert rounds <= 6, f"{command.name} would still be naming rows when the executor gives up"
         result: R = batch.decide(command)
         for row_type, rows in batch.inserts():
             for row in rows:
