@@ -271,7 +271,8 @@ class Slice:
         """Whether a PAID trade is paid by an attempt of its own: not by parts, and not together with others."""
         effective = self.attempts.get(trade.attempt_id)
         is_by_order = effective is not None and effective.trade_id != trade.id
-        is_by_parts = trade.part_paid_count > 0 and effective is None
+        # An attempt to pay the whole may have come to nothing before the parts did it.
+        is_by_parts = trade.part_paid_count > 0 and (effective is None or effective.state != "EFFECTIVE")
         return not is_by_order and not is_by_parts
 
     def left_in(self, kind: str) -> Counter[tuple[str, str]]:
