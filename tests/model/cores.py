@@ -6,7 +6,6 @@ waits until the test delivers it, loses it or delivers it again, and a clock tha
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
@@ -193,7 +192,7 @@ class Cores:
             found += [(service, consumer) for consumer in service._consumers if subject in consumer.subjects]
         return found
 
-    def tell(self, order: Order, event: ChannelOrderEvent, body_of: str) -> None:
+    def tell(self, order: Order, event: ChannelOrderEvent, subject: str) -> None:
         """The gateway announces the end of an order."""
         slot, now_ms = ids.slot_in(order.id), self.clock.now_ms()
         context = business.mint(slot, now_ms)
@@ -201,7 +200,7 @@ class Cores:
             id=new_id("msg", slot, now_ms),
             slot=slot,
             kind="event",
-            destination=body_of,
+            destination=subject,
             biz_id=context.biz_id,
             context=business.pack(context),
             body=event.SerializeToString(),
@@ -294,8 +293,3 @@ def _ignore(service: str, row: Outbox) -> None:
 
 def _ignore_call(method: str, request: Any, response: Any) -> None:
     """Nobody looks."""
-
-
-async def settle_now() -> None:
-    """Lets callbacks run that were put off to the next turn of the loop."""
-    await asyncio.sleep(0)
