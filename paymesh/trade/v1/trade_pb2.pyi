@@ -495,7 +495,7 @@ class PayAttempt(_message.Message):
     failure_reason: _builtins.str
     """Why it failed, as a reason constant; empty otherwise."""
     awaits_customer: _builtins.bool
-    """Whether it waits for the customer only: then another may be begun meanwhile."""
+    """Whether it waits, or waited, for the customer only: then another may be begun meanwhile."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much it pays."""

@@ -51,7 +51,7 @@ class CreateTradeRequest(_message.Message):
     request_id: _builtins.str
     """The caller's own unique id for this call; 1 to 64 visible ASCII characters."""
     trade_type: _trade_pb2.TradeType.ValueType
-    """Any type but REFUND."""
+    """Any type that is not made with or by another trade: not REFUND, INSTALMENT, SPLIT_PART or PART_PAYMENT."""
     buyer_id: _builtins.str
     """Who pays; 1 to 64 characters of A-Z a-z 0-9 . _ : -"""
     payee_id: _builtins.str
@@ -708,7 +708,7 @@ class ListTradesRequest(_message.Message):
     scene: _builtins.str
     """Only of this scene."""
     merchant_order_no: _builtins.str
-    """Only with this number."""
+    """Only with this number of the merchant's."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_trade_pb2.TradeState.ValueType]:
         """Only in these states; all where left out."""
