@@ -23,7 +23,7 @@ _SETTINGS = {
     "PAYMESH_SANDBOX__HANG_MS": "5000",
     **{
         f"PAYMESH_CHANNEL_GATEWAY__CHANNELS__{channel}__{key}": value
-        for channel in ("SANDBOX_CARD", "SANDBOX_BANK")
+        for channel in ("SANDBOX_CARD", "SANDBOX_BANK", "SANDBOX_WALLET")
         for key, value in _CHANNEL.items()
     },
     **{
