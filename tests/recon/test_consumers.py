@@ -49,7 +49,7 @@ def test_a_failed_trade_states_that_nothing_was_paid() -> None:
     assert said("trade.trade_failed", event) == {(f"TRADE_PAY/{PAYMENT.payment_id}", "FIRST", 0)}
 
 
-@pytest.mark.parametrize("payment_id", ["", PAYMENT.payment_id])
+@pytest.mark.parametrize("payment_id", ["", PAYMENT.payment_id], ids=["unpaid", "paid"])
 def test_a_closed_trade_states_nothing_since_a_late_payment_is_given_back_by_another(payment_id: str) -> None:
     event = events_pb2.TradeEvent(trade=PAYMENT.trade(trade_pb2.TRADE_STATE_CLOSED), payment_id=payment_id)
     assert said("trade.trade_closed", event) == set()
