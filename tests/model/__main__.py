@@ -24,6 +24,7 @@ from tests.model.audit import audit
 from tests.model.running import Done, opened, run
 
 STEPS_PER_HISTORY = 60
+HISTORIES_PER_RUN = 100  # each with a seed of its own, one more than the one before
 _CORES = ("trade_core", "pay_core")
 _SHM = Path("/dev/shm")
 # These runs are about decisions, not about disks: where memory can be had as a folder, every commit is cheaper there.
@@ -55,9 +56,11 @@ def _run(backend: str, steps: int, seed: int, shrinks: bool) -> int:
         cores = stack.enter_context(opened(shards, directory))
         try:
             while total.steps < steps:
-                histories = max(1, (steps - total.steps) // STEPS_PER_HISTORY)
+                left = max(1, (steps - total.steps) // STEPS_PER_HISTORY)
+                histories = min(left, HISTORIES_PER_RUN)
                 total = total.plus(run(cores, examples=histories, steps=STEPS_PER_HISTORY, seed=seed, shrinks=shrinks))
                 seed += 1
+                print(f"{backend}: {total.steps:,} steps after {time.monotonic() - began_s:.0f} s", flush=True)
             violations = cores.do(audit(shards, cores.clock.now_ms()))
         except Exception:
             traceback.print_exc()
