@@ -23,6 +23,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024  # a batch of 200 items of 40 KiB
 MAX_CONCURRENT_CALLS = 4096
 
 _log = structlog.get_logger(__name__)
+_CUT_MARGIN_S = 60.0  # how long cutting calls off may take
 
 
 class Server:
@@ -107,7 +108,9 @@ class Server:
     async def stop(self, grace_s: float) -> None:
         """NOT_SERVING first; then no new calls; those in flight get ``grace_s``, then they are cancelled."""
         await self._health.enter_graceful_shutdown()
-        stopping = asyncio.create_task(self._server.stop(grace_s))
+        # It must not run out of time while the cut below is under way: of two that end at once, gRPC's second one
+        # reaches into a server that the first has destroyed, and the process dies.
+        stopping = asyncio.create_task(self._server.stop(grace_s + _CUT_MARGIN_S))
         # Health watches never end by themselves: waiting is for our own calls, then the rest is cut.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
