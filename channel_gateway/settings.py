@@ -1,105 +1,24 @@
-"""What the channel gateway is told at start. Secrets come from files or the environment; no table or log holds them."""
+"""What the channel gateway is told at start."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
-from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy
-from paykit.errors import ConfigurationError
-from paykit.settings import Address, Count, Seconds, Section, ServiceSettings, Url
+from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
+from paykit.settings import Address, Count, ServiceSettings
 
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
-
-# A call begins within this time of SENDING and is given up after timeout_s; its outcome is committed in the rest.
-_SEND_WITHIN_MS = 2_000
-_SENDING_MARGIN_MS = 5_000
-# What a provider needs to take a call in that was given up here, and what the clocks of two machines may be apart.
-_ABSENCE_MARGIN_S = 15.0
 
 
-class SecretSettings(Section):
-    """One secret: ``value`` (from the environment) or the ``file`` that holds it."""
-
-    value: SecretStr | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.value is None) == (self.file is None):
-            raise ValueError("needs either value or file")
-        return self
-
-    def read(self) -> str:
-        """The secret; ConfigurationError names a file that cannot be read or is empty."""
-        if self.value is not None:
-            return self.value.get_secret_value()
-        assert self.file is not None
-        try:
-            secret = self.file.read_text().strip()
-        except OSError as error:
-            raise ConfigurationError(f"secret file {self.file}: {error.strerror}") from None
-        if not secret:
-            raise ConfigurationError(f"secret file {self.file} is empty")
-        return secret
-
-
-class ProviderAccountSettings(Section):
-    """An account at a provider. ``notification_keys``: by key id, the old and the new one during a rotation."""
-
-    base_url: Url
-    api_key: SecretSettings
-    notification_keys: Annotated[dict[KeyId, SecretSettings], Field(min_length=1, max_length=2)]
-
-
-class ChannelSettings(ProviderAccountSettings):
-    """One channel: which provider, what for, with what bounds. ``shadow``: the account that shadow traffic uses."""
-
-    kind: Literal["sandbox"] = "sandbox"
-    operations: frozenset[ChannelOrderKind] = frozenset(ChannelOrderKind)
-    captures_max: Annotated[int, Field(ge=1, le=100)] = 1  # how often one authorisation can be captured
-    amount_may_differ: bool = False  # a charge may bring another amount than was asked for
-    shadow: ProviderAccountSettings | None = None
-    timeout_s: Seconds = 5.0
-    connect_timeout_s: Seconds = 2.0
-    max_in_flight: Count = 128  # calls to the provider under way, per process
-    max_queue: Count = 4096  # orders waiting for one; beyond it RESOURCE_EXHAUSTED
-    query_ladder_s: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=50)] = (
-        2, 5, 15, 60, 300, 900, 3600, 7200, 14400,
-    )  # fmt: skip
-    # When the provider's "not found" means that it never had the order; left out: never.
-    not_found_certain_after_s: Seconds | None = None
-    resend_delay_s: Seconds = 1.0  # after a call that cannot have left this machine; doubles up to 64 times it
-    resend_give_up_after_s: Seconds = 600.0
-    notification_tolerance_s: Seconds = 300.0  # how far a notification's timestamp may be off
-
-    @model_validator(mode="after")
-    def _absence_is_certain_only_when_no_call_is_under_way(self) -> Self:
-        after_s = self.not_found_certain_after_s
-        if after_s is not None and after_s < self.timeout_s + _ABSENCE_MARGIN_S:
-            raise ValueError(f"not_found_certain_after_s must exceed timeout_s by {_ABSENCE_MARGIN_S:.0f} seconds")
-        return self
-
-    def policy(self) -> ChannelPolicy:
-        """What decisions on results need."""
-        certain_s = self.not_found_certain_after_s
-        return ChannelPolicy(
-            send_within_ms=_SEND_WITHIN_MS,
-            sending_ms=int(self.timeout_s * 1000) + _SENDING_MARGIN_MS,
-            query_ladder_ms=tuple(int(rung_s * 1000) for rung_s in self.query_ladder_s),
-            not_found_certain_after_ms=None if certain_s is None else int(certain_s * 1000),
-            resend_delay_ms=int(self.resend_delay_s * 1000),
-            resend_give_up_after_ms=int(self.resend_give_up_after_s * 1000),
-            amount_may_differ=self.amount_may_differ,
-        )
+# One class a kind: an entry here, one in channels.CHANNELS.
+AnyChannelSettings = SandboxChannelSettings
 
 
 class ChannelGatewaySettings(ServiceSettings):
     """The channel gateway's part of the settings file."""
 
-    channels: Annotated[dict[ChannelName, ChannelSettings], Field(min_length=1, max_length=100)]
+    channels: Annotated[dict[ChannelName, AnyChannelSettings], Field(min_length=1, max_length=100)]
     notification_listen: Address
     notifications_in_flight_max: Count = 256  # beyond it 503, and the provider comes again

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import structlog
 
 from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState, ProviderResult, ResultStatus, Source
+from channel_gateway.channel_settings import ChannelSettings
 from channel_gateway.channels import ChannelSet
 from channel_gateway.channels.base import Channel
 from channel_gateway.commands import ApplyResult, MarkSending, TakeDue
 from channel_gateway.contexts import OrderContexts
-from channel_gateway.settings import ChannelSettings
 from channel_gateway.tables import ChannelOrder
 from paykit import telemetry
 from paykit.context import set_current, unpack

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 
 from channel_gateway.channel_order import ChannelPolicy
+from channel_gateway.channel_settings import ChannelSettings, ProviderAccountSettings
 from channel_gateway.channels.base import Channel
 from channel_gateway.channels.sandbox import SandboxChannel
-from channel_gateway.settings import ChannelSettings, ProviderAccountSettings
 from paykit.errors import FailedPrecondition
 
 # (name, livemode, the channel's settings, the account to use) -> Channel

@@ -11,8 +11,8 @@ import msgspec
 import structlog
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus
+from channel_gateway.channel_settings import ChannelSettings, ProviderAccountSettings
 from channel_gateway.channels.base import NotificationInvalid, ReceivedNotification
-from channel_gateway.settings import ChannelSettings, ProviderAccountSettings
 from channel_gateway.signature import HEADER, verify
 from channel_gateway.tables import ChannelOrder
 from paykit.ids import is_id

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from channel_gateway.settings import ProviderAccountSettings
+from channel_gateway.channel_settings import ProviderAccountSettings
 from meshctl.settings import MeshSettings
 
 SECRET_LENGTH_MIN = 8  # a shorter one would be found by chance

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from channel_gateway.settings import ChannelSettings, SecretSettings
+from channel_gateway.channel_settings import SecretSettings
+from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from paykit.errors import ConfigurationError
 from tests.channel_gateway.gateway import channel_settings
 
@@ -36,14 +37,14 @@ BASE = channel_settings("http://127.0.0.1:1")
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        ChannelSettings.model_validate(BASE | changes)
+        SandboxChannelSettings.model_validate(BASE | changes)
 
 
 def test_a_secret_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("from-file\n")
     assert SecretSettings(file=path).read() == "from-file"
-    shown = repr(ChannelSettings.model_validate(BASE))
+    shown = repr(SandboxChannelSettings.model_validate(BASE))
     assert "secret" not in shown.replace("SecretSettings", "").replace("SecretStr", "")
 
 
@@ -58,11 +59,11 @@ def test_a_secret_file_that_is_missing_or_empty_is_named(tmp_path: Path, content
 
 def test_absence_may_be_certain_well_after_a_call_was_given_up() -> None:
     changes = {"not_found_certain_after_s": 16.0, "timeout_s": 1.0}
-    assert ChannelSettings.model_validate(BASE | changes).policy().not_found_certain_after_ms == 16_000
+    assert SandboxChannelSettings.model_validate(BASE | changes).policy().not_found_certain_after_ms == 16_000
 
 
 def test_times_become_milliseconds() -> None:
-    policy = ChannelSettings.model_validate(BASE | {"timeout_s": 1.5, "query_ladder_s": [0.5, 2]}).policy()
+    policy = SandboxChannelSettings.model_validate(BASE | {"timeout_s": 1.5, "query_ladder_s": [0.5, 2]}).policy()
     assert policy.query_ladder_ms == (500, 2_000)
     assert policy.sending_ms == 6_500
     assert policy.not_found_certain_after_ms is None

@@ -12,9 +12,9 @@ from sqlalchemy import select
 from channel_gateway import app
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy, ProviderResult, ResultStatus
 from channel_gateway.channels.base import ReceivedNotification
+from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from channel_gateway.commands import HANDOVER_GRACE_MS, MarkSending, Submission, SubmitOrder
 from channel_gateway.contexts import OrderContexts
-from channel_gateway.settings import ChannelSettings
 from channel_gateway.tables import ChannelOrder
 from channel_gateway.worker import Lane
 from paykit.clock import ManualClock
@@ -95,7 +95,7 @@ class Bench:
         self.store, self.clock = store, clock
         self.channel = ScriptedChannel()
         changes = {"max_in_flight": 2, "max_queue": 2} | settings
-        self._settings = ChannelSettings.model_validate(channel_settings("http://127.0.0.1:1", **changes))
+        self._settings = SandboxChannelSettings.model_validate(channel_settings("http://127.0.0.1:1", **changes))
         self.lane = self.new_lane()
 
     def new_lane(self) -> Lane:

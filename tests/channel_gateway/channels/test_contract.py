@@ -15,7 +15,7 @@ from aiohttp import web
 from channel_gateway.channel_order import ProviderResult, ResultStatus
 from channel_gateway.channels import CHANNELS, ChannelSet
 from channel_gateway.channels.base import Channel, NotificationInvalid
-from channel_gateway.settings import ChannelSettings
+from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from channel_gateway.signature import HEADER, SignatureInvalid, sign
 from channel_gateway.tables import ChannelOrder
 from paykit.errors import FailedPrecondition
@@ -45,7 +45,7 @@ async def process(receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(params=sorted(CHANNELS))
 async def channels(request: pytest.FixtureRequest, process: ProviderProcess) -> AsyncIterator[ChannelSet]:
     settings = channel_settings(process.url, kind=request.param, timeout_s=TIMEOUT_S)
-    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(settings)})
+    channels = ChannelSet({CHANNEL: SandboxChannelSettings.model_validate(settings)})
     await channels.start()
     yield channels
     await channels.stop()
@@ -145,7 +145,7 @@ async def test_a_channel_that_captures_once_gives_the_rest_up_and_a_void_of_it_i
 
 async def test_a_channel_that_captures_often_keeps_the_rest(process: ProviderProcess) -> None:
     settings = channel_settings(process.url, captures_max=3, timeout_s=TIMEOUT_S)
-    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(settings)})
+    channels = ChannelSet({CHANNEL: SandboxChannelSettings.model_validate(settings)})
     await channels.start()
     try:
         channel = channels.get("live", CHANNEL)
@@ -231,7 +231,7 @@ async def test_the_shadow_account_is_another_one(channels: ChannelSet, process: 
 
 async def test_no_connection_means_not_sent() -> None:
     settings = channel_settings(f"http://127.0.0.1:{free_port()}")
-    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(settings)})
+    channels = ChannelSet({CHANNEL: SandboxChannelSettings.model_validate(settings)})
     await channels.start()
     try:
         _, result = await charged(channels.get("live", CHANNEL), "tok_ok")
@@ -243,7 +243,7 @@ async def test_no_connection_means_not_sent() -> None:
 
 async def test_a_key_that_is_not_accepted_means_not_sent(process: ProviderProcess) -> None:
     settings = channel_settings(process.url, api_key={"value": "wrong"})
-    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(settings)})
+    channels = ChannelSet({CHANNEL: SandboxChannelSettings.model_validate(settings)})
     await channels.start()
     try:
         assert (await charged(channels.get("live", CHANNEL), "tok_ok"))[1].status is R.NOT_SENT
@@ -284,7 +284,9 @@ async def lying() -> AsyncIterator[tuple[Liar, Channel]]:
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(channel_settings(f"http://127.0.0.1:{port}"))})
+    channels = ChannelSet(
+        {CHANNEL: SandboxChannelSettings.model_validate(channel_settings(f"http://127.0.0.1:{port}"))}
+    )
     await channels.start()
     yield liar, channels.get("live", CHANNEL)
     await channels.stop()
@@ -328,7 +330,7 @@ async def test_a_failure_code_of_strange_form_becomes_a_plain_reason(lying: tupl
 
 def test_an_unknown_channel_and_a_missing_shadow_account_are_refused() -> None:
     settings = channel_settings("http://127.0.0.1:1") | {"shadow": None}
-    channels = ChannelSet({CHANNEL: ChannelSettings.model_validate(settings)})
+    channels = ChannelSet({CHANNEL: SandboxChannelSettings.model_validate(settings)})
     with pytest.raises(FailedPrecondition) as unknown:
         channels.get("live", "other")
     with pytest.raises(FailedPrecondition) as missing:
