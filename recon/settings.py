@@ -14,6 +14,13 @@ _OWNERS = {
     BreakType.AMOUNT_MISMATCH: "payment-operations",
     BreakType.RESULT_UNKNOWN: "channel-operations",
     BreakType.NOTIFICATION_MISMATCH: "channel-operations",
+    BreakType.MISSING_HERE: "channel-operations",
+    BreakType.MISSING_THERE: "channel-operations",
+    BreakType.CURRENCY_MISMATCH: "channel-operations",
+    BreakType.STATUS_MISMATCH: "channel-operations",
+    BreakType.DUPLICATE: "channel-operations",
+    BreakType.LATE: "channel-operations",
+    BreakType.UNEXPLAINED: "channel-operations",
 }
 
 

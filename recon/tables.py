@@ -56,3 +56,27 @@ class Break(Row, frozen=True, kw_only=True):
     close_reason: Title  # empty while OPEN
     opened_at_ms: Millis
     closed_at_ms: Millis | None
+
+
+@mapped(
+    metadata, "recon_order", index=[("channel", "business_date", "id"), ("provider_reference",), ("instruction_id",)]
+)
+class RecordedOrder(Row, frozen=True, kw_only=True):
+    """A channel order that ended, as its events told. Its id is the channel order's own ("chn_…")."""
+
+    biz_id: Id
+    payment_id: Id
+    instruction_id: Id
+    channel: Name  # the one that did it, or gave it up last
+    merchant: Name  # of the business code; empty where it has none
+    kind: Code  # as channel_gateway says: CHARGE, REFUND …
+    state: Code  # SUCCEEDED or FAILED
+    currency: Code
+    amount_minor: Minor  # what moved; of a FAILED one what was asked for
+    provider_reference: Name
+    failure_reason: Code
+    finished_at_ms: Millis
+    business_date: Code  # "2026-11-29": the UTC date of finished_at_ms, which a statement of that day covers
+    settlement: Code  # what statements say of it: OPEN until one has, then AGREED, BROKEN or NOT_EXPECTED
+    statement_line_id: Id | None  # the line that it was matched with
+    break_id: Id | None  # the break that its statement opened

@@ -35,6 +35,10 @@ class _MatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchKind.V
     """A succeeded instruction and the journal that books it."""
     MATCH_KIND_TRANSIT: _MatchKind.ValueType  # 4
     """A journal that sends money to another slot and the one that receives it."""
+    MATCH_KIND_STATEMENT: _MatchKind.ValueType  # 5
+    """A channel order and the line of the provider's statement."""
+    MATCH_KIND_RECORD: _MatchKind.ValueType  # 6
+    """A record of a service and what recon heard of it."""
 
 class MatchKind(_MatchKind, metaclass=_MatchKindEnumTypeWrapper):
     """Which two records must agree."""
@@ -49,6 +53,10 @@ MATCH_KIND_PAY_LEDGER: MatchKind.ValueType  # 3
 """A succeeded instruction and the journal that books it."""
 MATCH_KIND_TRANSIT: MatchKind.ValueType  # 4
 """A journal that sends money to another slot and the one that receives it."""
+MATCH_KIND_STATEMENT: MatchKind.ValueType  # 5
+"""A channel order and the line of the provider's statement."""
+MATCH_KIND_RECORD: MatchKind.ValueType  # 6
+"""A record of a service and what recon heard of it."""
 Global___MatchKind: _TypeAlias = MatchKind  # noqa: Y015
 
 class _BreakType:
@@ -69,6 +77,20 @@ class _BreakTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BreakType.V
     """A provider's answer stays unknown."""
     BREAK_TYPE_NOTIFICATION_MISMATCH: _BreakType.ValueType  # 5
     """A provider's notification contradicts what was sent or already settled."""
+    BREAK_TYPE_MISSING_HERE: _BreakType.ValueType  # 6
+    """The provider has it, and we do not."""
+    BREAK_TYPE_MISSING_THERE: _BreakType.ValueType  # 7
+    """We have it, and the provider does not."""
+    BREAK_TYPE_CURRENCY_MISMATCH: _BreakType.ValueType  # 8
+    """Both have it, in different currencies."""
+    BREAK_TYPE_STATUS_MISMATCH: _BreakType.ValueType  # 9
+    """Both have it, and only one of them says that it was done."""
+    BREAK_TYPE_DUPLICATE: _BreakType.ValueType  # 10
+    """The provider did it twice."""
+    BREAK_TYPE_LATE: _BreakType.ValueType  # 11
+    """The provider did it after it had counted as failed."""
+    BREAK_TYPE_UNEXPLAINED: _BreakType.ValueType  # 12
+    """Nobody knows what it belongs to."""
 
 class BreakType(_BreakType, metaclass=_BreakTypeEnumTypeWrapper):
     """What is wrong."""
@@ -85,6 +107,20 @@ BREAK_TYPE_RESULT_UNKNOWN: BreakType.ValueType  # 4
 """A provider's answer stays unknown."""
 BREAK_TYPE_NOTIFICATION_MISMATCH: BreakType.ValueType  # 5
 """A provider's notification contradicts what was sent or already settled."""
+BREAK_TYPE_MISSING_HERE: BreakType.ValueType  # 6
+"""The provider has it, and we do not."""
+BREAK_TYPE_MISSING_THERE: BreakType.ValueType  # 7
+"""We have it, and the provider does not."""
+BREAK_TYPE_CURRENCY_MISMATCH: BreakType.ValueType  # 8
+"""Both have it, in different currencies."""
+BREAK_TYPE_STATUS_MISMATCH: BreakType.ValueType  # 9
+"""Both have it, and only one of them says that it was done."""
+BREAK_TYPE_DUPLICATE: BreakType.ValueType  # 10
+"""The provider did it twice."""
+BREAK_TYPE_LATE: BreakType.ValueType  # 11
+"""The provider did it after it had counted as failed."""
+BREAK_TYPE_UNEXPLAINED: BreakType.ValueType  # 12
+"""Nobody knows what it belongs to."""
 Global___BreakType: _TypeAlias = BreakType  # noqa: Y015
 
 class _BreakState:
