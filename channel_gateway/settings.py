@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
+from channel_gateway.channels.signed_json_settings import SignedJsonChannelSettings
 from paykit.settings import Address, Count, ServiceSettings
 
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
+_DEFAULT_KIND = "sandbox"
 
-# One class a kind: an entry here, one in channels.CHANNELS.
-AnyChannelSettings = SandboxChannelSettings
+
+def _kind(value: Any) -> str:
+    kind = value.get("kind", _DEFAULT_KIND) if isinstance(value, dict) else getattr(value, "kind", _DEFAULT_KIND)
+    return str(kind)
+
+
+# By ``kind``, sandbox where it is left out. One class a kind: a line here, one in channels.CHANNELS.
+AnyChannelSettings = Annotated[
+    Annotated[SandboxChannelSettings, Tag("sandbox")] | Annotated[SignedJsonChannelSettings, Tag("signed_json")],
+    Discriminator(_kind),
+]
 
 
 class ChannelGatewaySettings(ServiceSettings):

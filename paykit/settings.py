@@ -11,7 +11,7 @@ import os
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -145,7 +145,7 @@ def load(model: type[ModelT], path: str | os.PathLike[str], environ: Mapping[str
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_explain(item, sources, path) for item in error.errors())) from None
+        raise ConfigurationError("; ".join(_explain(item, sources, path, data) for item in error.errors())) from None
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -170,28 +170,34 @@ def _parse(model: type[BaseModel], keys: tuple[str, ...], value: str, name: str)
 
 
 def _hint_at(hint: Any, keys: tuple[str, ...]) -> Any:
-    """The type of what stands at ``keys`` under ``hint``; Any where the model knows no such key."""
-    for key in keys:
-        hint = _bare(hint)
-        if isinstance(hint, type) and issubclass(hint, BaseModel):
-            if key not in hint.model_fields:
-                return Any
-            hint = hint.model_fields[key].annotation
-        elif typing.get_origin(hint) is dict:
-            hint = typing.get_args(hint)[1]
-        else:
-            return Any
-    return _bare(hint)
+    """The type of what stands at ``keys`` under ``hint``; Any where the model knows no such key.
+
+    Of several kinds of table the first that knows the key says it: what they share means the same in all.
+    """
+    hint = _bare(hint)
+    if not keys:
+        return hint
+    if _is_union(hint):
+        found = (_hint_at(alternative, keys) for alternative in typing.get_args(hint))
+        return next((known for known in found if known is not Any), Any)
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        field = hint.model_fields.get(keys[0])
+        return Any if field is None else _hint_at(field.annotation, keys[1:])
+    return _hint_at(typing.get_args(hint)[1], keys[1:]) if typing.get_origin(hint) is dict else Any
 
 
 def _bare(hint: Any) -> Any:
     """Without Annotated and without ``| None``."""
     if typing.get_origin(hint) is Annotated:
         return _bare(typing.get_args(hint)[0])
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+    if _is_union(hint):
         alternatives = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
         return _bare(alternatives[0]) if len(alternatives) == 1 else hint
     return hint
+
+
+def _is_union(hint: Any) -> bool:
+    return isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
 
 
 def _is_container(hint: Any) -> bool:
@@ -209,11 +215,25 @@ def _override(data: dict[str, Any], keys: tuple[str, ...], value: Any, name: str
     table[keys[-1]] = value
 
 
-def _explain(item: Any, sources: Mapping[tuple[str, ...], str], path: str | os.PathLike[str]) -> str:
-    location = tuple(str(part) for part in item["loc"])
+def _explain(
+    item: Any, sources: Mapping[tuple[str, ...], str], path: str | os.PathLike[str], data: dict[str, Any]
+) -> str:
+    location = tuple(_keys_of(item["loc"], data, is_missing=item["type"] == "missing"))
     source = next((name for keys, name in sources.items() if location[: len(keys)] == keys), None)
     # An unknown table is reported by pydantic at its top, above the variable that made it.
     if source is None and item["type"] == "extra_forbidden":
         source = next((name for keys, name in sources.items() if keys[: len(location)] == location), None)
     what = {"extra_forbidden": "unknown key", "missing": "missing"}.get(item["type"], item["msg"])
     return f"{source or os.fspath(path)}: {'.'.join(location)}: {what}"
+
+
+def _keys_of(location: tuple[str | int, ...], data: Any, *, is_missing: bool) -> Iterator[str]:
+    """The keys in a location: pydantic also puts in which kind of table it took something for."""
+    for depth, part in enumerate(location, start=1):
+        if isinstance(data, dict) and part in data:
+            data = data[str(part)]
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+        elif not (is_missing and depth == len(location)):
+            continue
+        yield str(part)

@@ -10,10 +10,16 @@ from pydantic import ValidationError
 
 from channel_gateway.channel_settings import SecretSettings
 from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
+from channel_gateway.settings import ChannelGatewaySettings
 from paykit.errors import ConfigurationError
 from tests.channel_gateway.gateway import channel_settings
 
 BASE = channel_settings("http://127.0.0.1:1")
+GATEWAY = {
+    "listen": "127.0.0.1:0",
+    "shards": {"s0": {"live": "sqlite+aiosqlite:///s0.db"}},
+    "notification_listen": "127.0.0.1:0",
+}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +44,17 @@ BASE = channel_settings("http://127.0.0.1:1")
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SandboxChannelSettings.model_validate(BASE | changes)
+
+
+@pytest.mark.parametrize("channel", [BASE, BASE | {"kind": "sandbox"}])
+def test_a_channel_is_of_the_kind_it_names_and_of_the_sandbox_where_it_names_none(channel: dict[str, Any]) -> None:
+    settings = ChannelGatewaySettings.model_validate(GATEWAY | {"channels": {"bank": channel}})
+    assert type(settings.channels["bank"]) is SandboxChannelSettings
+
+
+def test_an_unknown_kind_is_refused_by_its_name() -> None:
+    with pytest.raises(ValidationError, match=r"'barter'.*'sandbox'"):
+        ChannelGatewaySettings.model_validate(GATEWAY | {"channels": {"bank": BASE | {"kind": "barter"}}})
 
 
 def test_a_secret_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:

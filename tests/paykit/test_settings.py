@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from paykit.errors import ConfigurationError
 from paykit.settings import BusSettings, CommonSettings, Section, ServiceSettings, ShardSettings, load
@@ -14,6 +15,22 @@ from paykit.settings import BusSettings, CommonSettings, Section, ServiceSetting
 class Whole(Section):
     pay: ServiceSettings
     common: CommonSettings = CommonSettings()
+
+
+class Circle(Section):
+    kind: Literal["circle"]
+    tags: tuple[str, ...] = ()
+
+
+class Square(Section):
+    kind: Literal["square"]
+    tags: tuple[str, ...] = ()
+    side: int
+    corners: dict[str, int] = Field(default_factory=dict)
+
+
+class Shapes(Section):
+    shapes: dict[str, Annotated[Circle | Square, Field(discriminator="kind")]]
 
 
 FILE = """
@@ -125,6 +142,24 @@ def test_a_wrong_variable_is_refused_by_its_name_and_path(file: Path, name: str,
     with pytest.raises(ConfigurationError) as caught:
         load(Whole, file, {name: value})
     assert f"{name}: {key}" in str(caught.value)
+
+
+def test_tables_of_several_kinds_are_overridden_and_explained_by_their_keys_alone(tmp_path: Path) -> None:
+    path = tmp_path / "shapes.toml"
+    path.write_text('[shapes.a]\nkind = "square"\nside = 2\n')
+    environ = {"PAYMESH_SHAPES__A__TAGS": '["x"]', "PAYMESH_SHAPES__A__CORNERS": '{"b": 1}'}
+    square = Square(kind="square", tags=("x",), side=2, corners={"b": 1})
+    assert load(Shapes, path, environ).shapes == {"a": square}
+    for name, value, message in (
+        ("SIDE", "long", "PAYMESH_SHAPES__A__SIDE: shapes.a.side: "),
+        ("COLOUR", "red", "PAYMESH_SHAPES__A__COLOUR: shapes.a.colour: unknown key"),
+        ("CORNERS", "1, 2", "PAYMESH_SHAPES__A__CORNERS: shapes.a.corners takes a JSON table or list"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            load(Shapes, path, {f"PAYMESH_SHAPES__A__{name}": value})
+    path.write_text('[shapes.a]\nkind = "square"\n')
+    with pytest.raises(ConfigurationError, match=r"shapes\.a\.side: missing"):
+        load(Shapes, path, {})
 
 
 def test_a_refusal_does_not_repeat_the_value(file: Path) -> None:
