@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -14,15 +13,11 @@ from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
 from recon import matching
 from recon.answers import Answer, Verdict
-from recon.matching import BREAK, BreakState, BreakType, CloseReason, Fact, MatchKind, MatchState
+from recon.breaks import EVIDENCE_MAX, Subject, add_evidence, close_break, open_break
+from recon.matching import BreakState, BreakType, CloseReason, Fact, MatchKind, MatchState
 from recon.rules import Rules
 from recon.tables import Break, Match
-from recon.views import break_to_event, describe
-
-BREAK_OPENED = "recon.break_opened"
-BREAK_CLOSED = "recon.break_closed"
-
-_EVIDENCE_MAX = 4000  # characters
+from recon.views import describe
 
 
 class TakeFacts(Command[None]):
@@ -58,7 +53,7 @@ class TakeMismatch(TakeFacts):
         super().__init__(origin, facts, rules)
         (self.match_key,) = self.facts
         self.risk = risk
-        self.evidence = evidence[:_EVIDENCE_MAX]
+        self.evidence = evidence[:EVIDENCE_MAX]
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield from super().reads(rows)
@@ -72,9 +67,9 @@ class TakeMismatch(TakeFacts):
         assert match is not None
         known = None if match.mismatch_break_id is None else work.get(Break, match.mismatch_break_id)
         if known is not None and known.state == BreakState.OPEN:
-            _add_evidence(work, known, self.evidence)
+            add_evidence(work, known, self.evidence)
             return
-        opened = _open(work, _about(match), BreakType.NOTIFICATION_MISMATCH, self.risk, self.evidence, self.rules)
+        opened = open_break(work, _about(match), BreakType.NOTIFICATION_MISMATCH, self.risk, self.evidence, self.rules)
         work.update(replace(match, mismatch_break_id=opened.id), audit=False)
 
 
@@ -86,7 +81,7 @@ class TakeOrphan(Command[None]):
         super().__init__(slot_in(channel_order_id), origin)
         self.match_key = matching.match_key(MatchKind.PAY_CHANNEL, channel_order_id)
         self.rules = rules
-        self.evidence = evidence[:_EVIDENCE_MAX]
+        self.evidence = evidence[:EVIDENCE_MAX]
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield key(Break, self.match_key, "match_key")
@@ -95,10 +90,10 @@ class TakeOrphan(Command[None]):
         # Without a parent row to lock, two processes may open one each: two are better than none.
         for known in work.many(Break, "match_key", self.match_key):
             if known.state == BreakState.OPEN:
-                _add_evidence(work, known, self.evidence)
+                add_evidence(work, known, self.evidence)
                 return
-        about = _About(self.slot, work.context.biz_id, MatchKind.PAY_CHANNEL, self.match_key, "")
-        _open(work, about, BreakType.NOTIFICATION_MISMATCH, (0, ""), self.evidence, self.rules)
+        about = Subject(self.slot, work.context.biz_id, MatchKind.PAY_CHANNEL, self.match_key)
+        open_break(work, about, BreakType.NOTIFICATION_MISMATCH, (0, ""), self.evidence, self.rules)
 
 
 class ApplyAnswer(Command[None]):
@@ -161,7 +156,7 @@ class CloseBreak(Command[Break]):
         found = work.get(Break, self.break_id)
         if found is None:
             raise NotFound(f"there is no break {self.break_id}", metadata={"break_id": self.break_id})
-        return _close(work, found, self.reason)
+        return close_break(work, found, self.reason)
 
 
 def _match_reads(rows: Rows, match_key: str) -> Iterable[Key]:
@@ -204,10 +199,10 @@ def _follow(work: Work, before: Match, match: Match, evidence: str, rules: Rules
         if standing.type == wrong:
             return match
         if standing.state == BreakState.OPEN:
-            _close(work, standing, _CLOSE_REASON[MatchState(match.state)].value)
+            close_break(work, standing, _CLOSE_REASON[MatchState(match.state)].value)
     if wrong is None:
         return match
-    opened = _open(work, _about(match), wrong, matching.at_risk(match), evidence, rules)
+    opened = open_break(work, _about(match), wrong, matching.at_risk(match), evidence, rules)
     return replace(match, break_id=opened.id)
 
 
@@ -218,54 +213,5 @@ _CLOSE_REASON = {
 }
 
 
-class _About(NamedTuple):
-    slot: int
-    biz_id: str
-    kind: str
-    match_key: str
-    payment_id: str
-
-
-def _about(match: Match) -> _About:
-    return _About(match.slot, match.biz_id, match.kind, match.match_key, match.payment_id)
-
-
-def _open(work: Work, about: _About, wrong: BreakType, risk: tuple[int, str], evidence: str, rules: Rules) -> Break:
-    amount_minor, currency = risk
-    opened = work.insert(
-        Break(
-            id=work.new_id("brk"),
-            slot=about.slot,
-            biz_id=about.biz_id,
-            type=wrong.value,
-            state=BREAK.initial.value,
-            kind=about.kind,
-            match_key=about.match_key,
-            amount_minor=amount_minor,
-            currency=currency,
-            owner=rules.owners[wrong],
-            evidence=evidence[:_EVIDENCE_MAX],
-            close_reason="",
-            opened_at_ms=work.now_ms,
-            closed_at_ms=None,
-        ),
-        parent_id=about.payment_id,
-        note=f"{about.kind} {wrong}",
-    )
-    work.publish(BREAK_OPENED, break_to_event(opened))
-    return opened
-
-
-def _add_evidence(work: Work, known: Break, evidence: str) -> None:
-    if evidence not in known.evidence:
-        added = f"{known.evidence}\n{evidence}"[:_EVIDENCE_MAX]
-        work.update(replace(known, evidence=added), note="contradicted again")
-
-
-def _close(work: Work, found: Break, reason: str) -> Break:
-    assert reason
-    closed = work.update(
-        BREAK.move(found, BreakState.CLOSED, close_reason=reason, closed_at_ms=work.now_ms), note=reason
-    )
-    work.publish(BREAK_CLOSED, break_to_event(closed))
-    return closed
+def _about(match: Match) -> Subject:
+    return Subject(match.slot, match.biz_id, match.kind, match.match_key, match.payment_id)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from recon.matching import BreakType
+from recon.repair import RepairRules
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -18,6 +19,7 @@ class Rules(msgspec.Struct, frozen=True):
     no_answer_age_ms: int  # a silent side that cannot be asked, or cannot tell yet, is a break at this age
     ask_age_ms: int  # beyond this age a break waits for an event or a person; nobody is asked any more
     owners: Mapping[BreakType, str]
+    repairs: RepairRules
 
     def next_ask_ms(self, ask_count: int) -> int:
         """How long after the question number ``ask_count`` (from 1) the next one is due."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from paykit.settings import Count, Seconds, Section, ServiceSettings
 from recon.matching import BreakType
+from recon.repair import RepairRules
 from recon.rules import Rules
 
 _OWNERS = {
@@ -35,6 +38,34 @@ class AskSettings(Section):
     page_limit: Count = 5  # pages of ledger entries looked through
 
 
+class RepairSettings(Section):
+    """What is repaired by itself, and who may have the rest repaired.
+
+    ``automatic_up_to_minor`` (by currency) holds for repairs that move or post money; ``automatic_by_type`` stands
+    before it. Callers are compared by the common names of their certificates: shell patterns.
+    """
+
+    automatic_up_to_minor: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    automatic_by_type: dict[BreakType, dict[str, Annotated[int, Field(ge=0)]]] = Field(default_factory=dict)
+    delay_s: Seconds = 60.0  # before an automatic one goes out: a late match may still close the break
+    answer_s: Seconds = 15.0  # after it was sent: then the service is asked, with doubling pauses
+    answer_max_s: Seconds = 600.0
+    look_s: Seconds = 60.0  # how often a proposal that waits for a person is compared with its break
+    makers: tuple[str, ...] = ("*@*",)
+    checkers: tuple[str, ...] = ("*@*",)
+
+    def rules(self) -> RepairRules:
+        """As decisions take them."""
+        return RepairRules(
+            delay_ms=int(self.delay_s * 1000),
+            answer_ms=int(self.answer_s * 1000),
+            answer_max_ms=int(self.answer_max_s * 1000),
+            look_ms=int(self.look_s * 1000),
+            up_to_minor=self.automatic_up_to_minor,
+            up_to_minor_by_type=self.automatic_by_type,
+        )
+
+
 class ReconSettings(ServiceSettings):
     """The section ``[recon]``."""
 
@@ -43,6 +74,7 @@ class ReconSettings(ServiceSettings):
     owners: dict[BreakType, str] = Field(
         default_factory=dict
     )  # who looks after breaks of a type, where it is not the default
+    repairs: RepairSettings = RepairSettings()
     gauge_interval_s: Seconds = 15.0  # how often the gauges are refreshed
 
     def rules(self) -> Rules:
@@ -54,4 +86,5 @@ class ReconSettings(ServiceSettings):
             no_answer_age_ms=int(self.ask.no_answer_age_s * 1000),
             ask_age_ms=int(self.ask.age_max_s * 1000),
             owners=_OWNERS | self.owners,
+            repairs=self.repairs.rules(),
         )

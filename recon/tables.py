@@ -56,6 +56,13 @@ class Break(Row, frozen=True, kw_only=True):
     close_reason: Title  # empty while OPEN
     opened_at_ms: Millis
     closed_at_ms: Millis | None
+    # What it is about, as far as that is known: what a repair goes by.
+    payment_id: Id = ""
+    channel: Name = ""
+    channel_order_id: Id = ""
+    subject_id: Id = ""  # a doubt ("dbt_…"), a line of a statement ("stl_…")
+    difference_minor: Minor = 0  # by how much more came in at the provider than in our books; 0: not known
+    repair_id: Id = ""  # the repair that closed it
 
 
 @mapped(
@@ -80,3 +87,39 @@ class RecordedOrder(Row, frozen=True, kw_only=True):
     settlement: Code  # what statements say of it: OPEN until one has, then AGREED, BROKEN or NOT_EXPECTED
     statement_line_id: Id | None  # the line that it was matched with
     break_id: Id | None  # the break that its statement opened
+
+
+@mapped(metadata, "recon_repair", index=[("break_id",), ("state", "id"), ("due_at_ms",), ("biz_id",)])
+class Repair(Row, frozen=True, kw_only=True):
+    """What is to make a break good again ("rpr_…"), on the slot of the break. A break has one under way at most."""
+
+    biz_id: Id
+    break_id: Id
+    break_type: Code  # a BreakType
+    match_kind: Code  # a MatchKind
+    match_key: Name  # of the break
+    kind: Code  # a RepairKind
+    state: Code  # a RepairState
+    service: Name  # the one that carries it out
+    channel: Name
+    payment_id: Id
+    channel_order_id: Id
+    subject_id: Id  # of the break: a doubt, a line of a statement
+    currency: Code
+    amount_minor: Minor  # what it is over; of an ADJUST by how much more the provider's book has, with its sign
+    evidence: LongText  # of the break when it was proposed
+    is_automatic: Small
+    proposed_by: Name  # by certificate, or "rule"
+    proposal: Title  # why; empty where it is automatic
+    decided_by: Name  # who approved or rejected it; empty until then
+    decision: Title  # why
+    outcome: Code  # an Outcome; empty until it is told
+    detail: Title  # what was done, or why nothing was
+    effect_id: Id  # what it made: an adjustment, a channel order; empty where nothing
+    due_at_ms: Millis | None  # when it goes out, is asked about, or is compared with its break
+    ask_count: Small  # how often the service was asked what became of it
+    context: Blob  # paykit.context.pack
+    proposed_at_ms: Millis
+    decided_at_ms: Millis | None
+    sent_at_ms: Millis | None
+    finished_at_ms: Millis | None

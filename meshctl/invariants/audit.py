@@ -8,7 +8,7 @@ from meshctl.invariants.world import Flaw, Slice
 from pay_core.tables import Closing, Coupon, Hold, Instruction, Journal, Payment, PaymentCase, RuleVersion
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord
-from recon.tables import Break
+from recon.tables import Break, Repair
 from trade_core.tables import PayAttempt, Trade
 
 AUDITED: tuple[type[Row], ...] = (
@@ -25,6 +25,7 @@ AUDITED: tuple[type[Row], ...] = (
     ChannelOrder,
     Notification,
     Break,
+    Repair,
 )
 
 

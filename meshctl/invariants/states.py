@@ -20,7 +20,8 @@ from paykit.state_machine import StateMachine
 from paykit.store.command import Change
 from paykit.store.row import Row
 from recon.matching import BREAK, MATCH
-from recon.tables import Break, Match
+from recon.repair import REPAIR
+from recon.tables import Break, Match, Repair
 from trade_core.tables import PayAttempt, Trade
 from trade_core.trade import ATTEMPT, TRADE
 
@@ -36,6 +37,7 @@ MACHINES: Mapping[type[Row], StateMachine[Any]] = {
     Closing: CLOSING,
     ChannelOrder: CHANNEL_ORDER,
     Break: BREAK,
+    Repair: REPAIR,
     Match: MATCH,
 }
 

@@ -35,14 +35,14 @@ from paykit.ids import SLOT_COUNT, is_id, slot_in
 from paykit.store.command import Change
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox, ShardEpoch
-from recon.tables import Break, Match, RecordedOrder
+from recon.tables import Break, Match, RecordedOrder, Repair
 from trade_core.tables import MerchantTrade, PayAttempt, Trade, TradeLine, TradeRelation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 SYSTEM_TABLES: tuple[type[Row], ...] = (CommandRecord, Outbox, DeadLetter, ShardEpoch)
 TABLES: Mapping[str, tuple[type[Row], ...]] = {
-    "recon": (Match, Break, RecordedOrder, *SYSTEM_TABLES),
+    "recon": (Match, Break, RecordedOrder, Repair, *SYSTEM_TABLES),
     "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, MerchantTrade, *SYSTEM_TABLES),
     "pay_core": (
         Account,

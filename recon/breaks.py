@@ -1,0 +1,86 @@
+"""Breaks, as rows: one is opened, added to and closed here, whatever found it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from paykit.store.command import Work
+from recon import repairing
+from recon.matching import BREAK, BreakState, BreakType
+from recon.rules import Rules
+from recon.tables import Break
+from recon.views import break_to_event
+
+BREAK_OPENED = "recon.break_opened"
+BREAK_CLOSED = "recon.break_closed"
+
+EVIDENCE_MAX = 4000  # characters
+
+
+class Subject(NamedTuple):
+    """What a break is about. What is not known stays empty; ``difference_minor`` has a sign, see tables.Break."""
+
+    slot: int
+    biz_id: str
+    kind: str  # a MatchKind
+    match_key: str  # "KIND/key"
+    payment_id: str = ""
+    channel: str = ""
+    channel_order_id: str = ""
+    subject_id: str = ""
+    difference_minor: int = 0
+
+
+def open_break(
+    work: Work, subject: Subject, wrong: BreakType, risk: tuple[int, str], evidence: str, rules: Rules
+) -> Break:
+    """A new break, with the repair that is due for it by itself. ``risk`` is in minor units of a currency."""
+    amount_minor, currency = risk
+    opened = work.insert(
+        Break(
+            id=work.new_id("brk"),
+            slot=subject.slot,
+            biz_id=subject.biz_id,
+            type=wrong.value,
+            state=BREAK.initial.value,
+            kind=subject.kind,
+            match_key=subject.match_key,
+            amount_minor=amount_minor,
+            currency=currency,
+            owner=rules.owners[wrong],
+            evidence=evidence[:EVIDENCE_MAX],
+            close_reason="",
+            opened_at_ms=work.now_ms,
+            closed_at_ms=None,
+            payment_id=subject.payment_id,
+            channel=subject.channel,
+            channel_order_id=subject.channel_order_id,
+            subject_id=subject.subject_id,
+            difference_minor=subject.difference_minor,
+        ),
+        parent_id=subject.payment_id,
+        note=f"{subject.kind} {wrong}",
+    )
+    work.publish(BREAK_OPENED, break_to_event(opened))
+    repairing.opened(work, opened, rules.repairs)
+    return opened
+
+
+def add_evidence(work: Work, known: Break, evidence: str) -> None:
+    """Adds to what was seen, where it is new."""
+    if evidence not in known.evidence:
+        added = f"{known.evidence}\n{evidence}"[:EVIDENCE_MAX]
+        work.update(replace(known, evidence=added), note="contradicted again")
+
+
+def close_break(work: Work, found: Break, reason: str, repair_id: str = "") -> Break:
+    """Closes a break, with a reason; ``repair_id`` names the repair that did it. A repair that is under way sees it."""
+    assert reason
+    closed = work.update(
+        BREAK.move(found, BreakState.CLOSED, close_reason=reason, closed_at_ms=work.now_ms, repair_id=repair_id),
+        note=reason,
+    )
+    work.publish(BREAK_CLOSED, break_to_event(closed))
+    return closed
