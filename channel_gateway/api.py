@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -10,6 +14,7 @@ from channel_gateway import messages
 from channel_gateway.channel_order import FOLLOWING, ChannelOrderState
 from channel_gateway.channels import ChannelSet
 from channel_gateway.commands import Submission, SubmitOrder
+from channel_gateway.statements import StatementReader
 from channel_gateway.tables import ChannelOrder
 from channel_gateway.worker import Dispatcher
 from paykit.context import current
@@ -25,6 +30,7 @@ from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_s
 _METHOD = "SubmitChannelOrder"
 _KINDS: Any = channel_order_pb2.ChannelOrderKind  # to stubs a class, at run time the wrapper that checks take
 _TABLE = ChannelOrder.__table__
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
@@ -34,6 +40,7 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
         self._store = store
         self._channels = channels
         self._dispatcher = dispatcher
+        self._statements = StatementReader(channels, store.clock)
 
     async def SubmitChannelOrder(
         self, request: channel_service_pb2.SubmitChannelOrderRequest, context: ServicerContext
@@ -94,6 +101,24 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
             next_page_token=encode_page_token(scope, page[-1].id) if len(found) > page_size else "",
         )
 
+    async def FetchStatement(
+        self, request: channel_service_pb2.FetchStatementRequest, context: ServicerContext
+    ) -> AsyncIterator[channel_service_pb2.FetchStatementResponse]:
+        fields = Fields()
+        channel = fields.name("channel", request.channel)
+        date = _date(fields, "date", request.date)
+        fields.raise_if_any()
+        mode = current().mode
+        response_type = channel_service_pb2.FetchStatementResponse
+        statement_format = self._statements.format(mode, channel, date)
+        is_empty = True
+        async with contextlib.aclosing(self._statements.read(mode, channel, date)) as pieces:
+            async for piece in pieces:
+                yield response_type(format=statement_format, chunk=piece)
+                is_empty = False
+        if is_empty:
+            yield response_type(format=statement_format)
+
     async def _fetch(self, statement: Select[tuple[object, ...]], slot: int) -> list[ChannelOrder]:
         return await self._store.fetch(ChannelOrder, statement, slot=slot, shadow=current().shadow)
 
@@ -134,3 +159,12 @@ def _submission(request: channel_service_pb2.SubmitChannelOrderRequest) -> Submi
         token=request.token,
         original_channel_order_id=original_id,
     )
+
+
+def _date(fields: Fields, field: str, value: str) -> datetime.date:
+    """A day as "2026-11-28"."""
+    if _DATE.fullmatch(value):
+        with contextlib.suppress(ValueError):
+            return datetime.date.fromisoformat(value)
+    fields.fail(field, "must be a day as 2026-11-28")
+    return datetime.date.min

@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 
 from channel_gateway.channels import ChannelSet
-from channel_gateway.channels.base import Channel, NotificationInvalid, ReceivedNotification
+from channel_gateway.channels.base import Channel, NotificationInvalid, NotificationIrrelevant, ReceivedNotification
 from channel_gateway.commands import TakeNotification
 from channel_gateway.contexts import OrderContexts
 from channel_gateway.signature import SignatureInvalid
@@ -94,6 +94,9 @@ class NotificationEndpoint:
         except SignatureInvalid as error:
             log.warning("notification_signature_invalid", channel=name, reason=str(error))
             return 401
+        except NotificationIrrelevant as error:
+            log.info("notification_irrelevant", channel=name, reason=str(error))
+            return 200  # an error would only make the provider send it again
         except NotificationInvalid as error:
             log.warning("notification_invalid", channel=name, reason=str(error))
             return 400

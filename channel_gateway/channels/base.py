@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 import msgspec
@@ -13,6 +14,18 @@ from channel_gateway.tables import ChannelOrder
 
 class NotificationInvalid(Exception):
     """A notification that is signed rightly and yet makes no sense; the message holds nothing of its body."""
+
+
+class NotificationIrrelevant(Exception):
+    """A notification that is signed rightly and speaks of nothing that was sent from here: acknowledged, not stored."""
+
+
+class StatementNotReady(Exception):
+    """The provider does not have that day's statement yet."""
+
+
+class StatementUnreadable(Exception):
+    """The provider does not hand the statement over, or not as it should; the message holds nothing of its answer."""
 
 
 class ReceivedNotification(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +47,7 @@ class Channel(Protocol):
     operations: frozenset[ChannelOrderKind]  # what it declares to do
     captures_max: int  # how often it can capture one authorisation
     policy: ChannelPolicy
+    statement_format: str | None  # what recon reads its statements as; None where it has none
 
     async def start(self) -> None:
         """Opens what calls need."""
@@ -78,3 +92,21 @@ class Channel(Protocol):
     def read_notification(self, body: bytes, headers: Mapping[str, str], now_s: float) -> ReceivedNotification:
         """Verifies and reads a notification; SignatureInvalid, NotificationInvalid."""
         ...
+
+    def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
+        """The account's statement of a UTC day in ``statement_format``, in pieces as they come; memory stays bounded.
+
+        StatementNotReady; StatementUnreadable, also after the first pieces: only a stream that ends is whole.
+        Closing it ends the call to the provider.
+        """
+        ...
+
+
+class WithoutStatements:
+    """The part of a channel whose provider has no statements."""
+
+    statement_format: str | None = None
+
+    def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
+        """Nobody asks, for there is no format."""
+        raise AssertionError("a channel without a statement format was asked for a statement")

@@ -12,7 +12,7 @@ import structlog
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus
 from channel_gateway.channel_settings import ChannelSettings, ProviderAccountSettings
-from channel_gateway.channels.base import NotificationInvalid, ReceivedNotification
+from channel_gateway.channels.base import NotificationInvalid, ReceivedNotification, WithoutStatements
 from channel_gateway.signature import HEADER, verify
 from channel_gateway.tables import ChannelOrder
 from paykit.ids import is_id
@@ -75,7 +75,7 @@ _decode_notification = msgspec.json.Decoder(SandboxNotification).decode
 _decode_error = msgspec.json.Decoder(SandboxError).decode
 
 
-class SandboxChannel:
+class SandboxChannel(WithoutStatements):
     """One account at the sandbox provider, live or shadow."""
 
     def __init__(self, name: str, livemode: bool, settings: ChannelSettings, account: ProviderAccountSettings) -> None:

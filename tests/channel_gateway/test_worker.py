@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from channel_gateway import app
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy, ProviderResult, ResultStatus
-from channel_gateway.channels.base import ReceivedNotification
+from channel_gateway.channels.base import ReceivedNotification, WithoutStatements
 from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from channel_gateway.commands import HANDOVER_GRACE_MS, MarkSending, Submission, SubmitOrder
 from channel_gateway.contexts import OrderContexts
@@ -35,7 +35,7 @@ from tests.schema import make_schema
 OK = ProviderResult(status=ResultStatus.SUCCEEDED, provider_reference="ref", amount_minor=1_000, currency="EUR")
 
 
-class ScriptedChannel:
+class ScriptedChannel(WithoutStatements):
     """A channel that answers what the test says, when the test says."""
 
     name = CHANNEL

@@ -423,3 +423,55 @@ class ListChannelOrdersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListChannelOrdersResponse: _TypeAlias = ListChannelOrdersResponse  # noqa: Y015
+
+@_typing.final
+class FetchStatementRequest(_message.Message):
+    """Asks for a channel's statement. In shadow: for that of its shadow account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    DATE_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    """The channel, one of those configured."""
+    date: _builtins.str
+    """The UTC day it covers, as "2026-11-28"; it must be over."""
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+        date: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "date", b"date"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchStatementRequest: _TypeAlias = FetchStatementRequest  # noqa: Y015
+
+@_typing.final
+class FetchStatementResponse(_message.Message):
+    """A piece of a statement. Put together they are the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    """What to read it as, the same in each piece: "csv", "camt053", "mt940" or "stripe_balance"."""
+    chunk: _builtins.bytes
+    """At most 64 KiB; empty in a first piece that only tells the format."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "format", b"format"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchStatementResponse: _TypeAlias = FetchStatementResponse  # noqa: Y015

@@ -60,6 +60,11 @@ class ChannelServiceStub:
                 request_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersRequest.SerializeToString,
                 response_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersResponse.FromString,
                 _registered_method=True)
+        self.FetchStatement = channel.unary_stream(
+                '/paymesh.channel.v1.ChannelService/FetchStatement',
+                request_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.FetchStatementRequest.SerializeToString,
+                response_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.FetchStatementResponse.FromString,
+                _registered_method=True)
 
 
 class ChannelServiceServicer:
@@ -101,6 +106,14 @@ class ChannelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchStatement(self, request, context):
+        """The provider's statement of a day, asked of the provider now and streamed as it comes. Whole only where the call
+        ends with OK.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChannelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +141,11 @@ def add_ChannelServiceServicer_to_server(servicer, server):
                     servicer.ListChannelOrders,
                     request_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersRequest.FromString,
                     response_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersResponse.SerializeToString,
+            ),
+            'FetchStatement': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchStatement,
+                    request_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.FetchStatementRequest.FromString,
+                    response_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.FetchStatementResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +284,33 @@ class ChannelService:
             '/paymesh.channel.v1.ChannelService/ListChannelOrders',
             paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersRequest.SerializeToString,
             paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/paymesh.channel.v1.ChannelService/FetchStatement',
+            paymesh_dot_channel_dot_v1_dot_channel__service__pb2.FetchStatementRequest.SerializeToString,
+            paymesh_dot_channel_dot_v1_dot_channel__service__pb2.FetchStatementResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class ChannelServiceStub:
     """GetChannelOrder, many at once; a status per item."""
     ListChannelOrders: _grpc.UnaryUnaryMultiCallable[_channel_service_pb2.ListChannelOrdersRequest, _channel_service_pb2.ListChannelOrdersResponse]
     """The channel orders of a payment."""
+    FetchStatement: _grpc.UnaryStreamMultiCallable[_channel_service_pb2.FetchStatementRequest, _channel_service_pb2.FetchStatementResponse]
+    """The provider's statement of a day, asked of the provider now and streamed as it comes. Whole only where the call
+    ends with OK.
+    """
 
 @_typing.type_check_only
 class ChannelServiceAsyncStub(ChannelServiceStub):
@@ -59,6 +63,10 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
     """GetChannelOrder, many at once; a status per item."""
     ListChannelOrders: _aio.UnaryUnaryMultiCallable[_channel_service_pb2.ListChannelOrdersRequest, _channel_service_pb2.ListChannelOrdersResponse]  # type: ignore[assignment]
     """The channel orders of a payment."""
+    FetchStatement: _aio.UnaryStreamMultiCallable[_channel_service_pb2.FetchStatementRequest, _channel_service_pb2.FetchStatementResponse]  # type: ignore[assignment]
+    """The provider's statement of a day, asked of the provider now and streamed as it comes. Whole only where the call
+    ends with OK.
+    """
 
 class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
     """The only door to outside providers. Nothing here waits for one."""
@@ -102,5 +110,15 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_channel_service_pb2.ListChannelOrdersResponse, _abc.Awaitable[_channel_service_pb2.ListChannelOrdersResponse]]:
         """The channel orders of a payment."""
+
+    @_abc_1.abstractmethod
+    def FetchStatement(
+        self,
+        request: _channel_service_pb2.FetchStatementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_channel_service_pb2.FetchStatementResponse], _abc.AsyncIterator[_channel_service_pb2.FetchStatementResponse]]:
+        """The provider's statement of a day, asked of the provider now and streamed as it comes. Whole only where the call
+        ends with OK.
+        """
 
 def add_ChannelServiceServicer_to_server(servicer: ChannelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
