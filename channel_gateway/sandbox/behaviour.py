@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 TOKEN_PREFIX = "tok_"
-_MARK = "__"
+MARK = "__"
 
 Kind = Literal["charge", "refund", "payout", "authorize", "capture", "void"]
 Status = Literal["succeeded", "failed", "pending"]
@@ -99,12 +99,12 @@ _BY_LENGTH = sorted(BEHAVIOURS, key=len, reverse=True)
 
 def for_token(token: str) -> Behaviour:
     """The behaviour that the token of a charge, authorisation or payout names."""
-    return _named(token.partition(_MARK)[0])
+    return _named(token.partition(MARK)[0])
 
 
 def for_following(kind: Kind, token: str) -> Behaviour:
     """The behaviour of refunds, captures or voids of what was made with ``token``."""
-    for mark in token.split(_MARK)[1:]:
+    for mark in token.split(MARK)[1:]:
         if mark.startswith(f"{kind}_"):
             return _named(TOKEN_PREFIX + mark.removeprefix(f"{kind}_"))
     return BEHAVIOURS["ok"]

@@ -47,7 +47,7 @@ def open_book(path: Path) -> Connection:
 
 
 def _extend(connection: Connection) -> None:
-    """Gives a book of an earlier version the columns that it lacks."""
+    """Gives a book of an earlier version the columns and indexes that it lacks."""
     known = {column["name"] for column in inspect(connection).get_columns(entry_table.name)}
     operations = Operations(MigrationContext.configure(connection))
     for column in entry_table.columns:
@@ -56,6 +56,8 @@ def _extend(connection: Connection) -> None:
                 entry_table.name,
                 Column(column.name, column.type, nullable=column.nullable, server_default=column.server_default),
             )
+    for index in entry_table.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def as_entry(row: Sequence[Any]) -> Entry:

@@ -50,6 +50,7 @@ entry_table = Table(
     Index("uq_entry_reference", "reference", "account", unique=True),
     Index("uq_entry_idempotency_key", "idempotency_key", "account", unique=True),
     Index("ix_entry_original_reference", "original_reference", "account"),
+    Index("ix_entry_settle_at_ms", "account", "settle_at_ms"),
 )
 notification_table = Table(
     "notification",

@@ -276,7 +276,8 @@ def _authorization_refusal(
 
 
 def _provider_reference(request: OrderRequest) -> str:
-    digest = hashlib.blake2b(f"{request.account}\x00{request.body.reference}".encode(), digest_size=12).hexdigest()
+    # At most 35 characters with its kind, so that it fits the references of ISO 20022.
+    digest = hashlib.blake2b(f"{request.account}\x00{request.body.reference}".encode(), digest_size=10).hexdigest()
     return f"sbx_{request.kind}_{digest}"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +19,9 @@ from channel_gateway.sandbox.book import Book, BookBusy, BookClosed, Idempotency
 from channel_gateway.sandbox.entries import OrderBody, OrderRequest, Timing
 from channel_gateway.sandbox.notifier import Notifier
 from channel_gateway.sandbox.settings import SandboxAccountSettings, SandboxSettings
+from channel_gateway.sandbox.statement import StatementScript
+from channel_gateway.sandbox.statement_formats import FORMATS
+from channel_gateway.sandbox.statements import Statements
 from paykit.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -67,6 +72,7 @@ class Provider:
         )
         self._book = Book(settings.book_path, clock, timing)
         self._notifier = Notifier(settings, self._book, clock)
+        self._statements = Statements(settings, clock)
         self._accounts = {a.api_key.get_secret_value(): (name, a) for name, a in settings.accounts.items()}
         self._admin_key = settings.admin_key.get_secret_value()
         self._rates = [
@@ -82,12 +88,16 @@ class Provider:
         """Opens the book and the port; ``url`` is known afterwards."""
         await self._book.start()
         await self._notifier.start()
+        await self._statements.start()
         application = web.Application(client_max_size=BODY_BYTES_MAX)
         application.add_routes(
             [
                 *(web.post(path, self._guarded(self._place_as(kind))) for path, kind in _PATHS.items()),
                 web.get("/v1/orders/{reference}", self._guarded(self._query)),
                 web.get("/v1/book", self._guarded(self._dump)),
+                web.get("/v1/statements/{date}", self._guarded(self._statement)),
+                web.get("/v1/statement-script", self._guarded(self._get_statement_script)),
+                web.post("/v1/statement-script", self._guarded(self._set_statement_script)),
                 web.post("/v1/customers", self._guarded(self._decide_as_customer)),
                 web.post("/v1/faults", self._guarded(self._set_faults)),
                 web.get("/v1/faults", self._guarded(self._get_faults)),
@@ -106,6 +116,7 @@ class Provider:
         self._stopping.set()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self._statements.stop()
         await self._notifier.stop()
         await self._book.stop()
 
@@ -233,6 +244,42 @@ class Provider:
             for sequence, entry in page
         ]
         return _answer({"entries": entries, "next_after": page[-1][0] if len(page) == page_size else None})
+
+    async def _statement(self, request: web.Request) -> web.StreamResponse:
+        """An account's own, by its key; any account's (``?account=``), by the admin's."""
+        account = self._account(request)
+        name = account[0] if account is not None else request.query.get("account", "")
+        if account is None and not self._is_admin(request):
+            return _error(401, "unauthorized")
+        format_name = request.query.get("format", "csv")
+        try:
+            day = date.fromisoformat(request.match_info["date"])
+        except ValueError:
+            return _error(400, "invalid_request")
+        if format_name not in FORMATS or name not in self._settings.accounts:
+            return _error(400, "invalid_request")
+        if not self._statements.is_known(day):
+            return _error(404, "not_found")
+        written = FORMATS[format_name]
+        response = web.StreamResponse(headers={"Content-Type": written.content_type})
+        await response.prepare(request)
+        async with contextlib.aclosing(self._statements.stream(name, day, format_name)) as chunks:
+            async for chunk in chunks:
+                await response.write(chunk)
+        await response.write_eof()
+        return response
+
+    async def _set_statement_script(self, request: web.Request) -> web.StreamResponse:
+        if not self._is_admin(request):
+            return _error(401, "unauthorized")
+        try:
+            self._statements.script = msgspec.json.decode(await request.read(), type=StatementScript)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return _error(400, "invalid_request", str(error))
+        return _answer(self._statements.script)
+
+    async def _get_statement_script(self, request: web.Request) -> web.StreamResponse:
+        return _answer(self._statements.script) if self._is_admin(request) else _error(401, "unauthorized")
 
     async def _decide_as_customer(self, request: web.Request) -> web.StreamResponse:
         if not self._is_admin(request):

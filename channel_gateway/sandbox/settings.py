@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from channel_gateway.sandbox.behaviour import BEHAVIOURS
+from channel_gateway.sandbox.statement import Difference, Fee
+from channel_gateway.sandbox.statement_formats import StatementFormat
 from paykit.settings import Count, Seconds, Section
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class SandboxFeeSettings(Section):
+    """What the provider keeps of a movement: a share, rounded half up to the minor unit, and a fixed part."""
+
+    basis_points: int = Field(default=0, ge=0, le=10_000)
+    fixed_minor: int = Field(default=0, ge=0)
 
 
 class SandboxAccountSettings(Section):
@@ -19,6 +31,15 @@ class SandboxAccountSettings(Section):
     notification_key_id: str = Field(default="k1", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
     notification_key: SecretStr
     customer_confirms: bool = False  # a wallet: charges stay pending until the customer confirms
+    merchant: str = Field(default="", pattern=r"^[A-Za-z0-9_.:-]{0,64}$")  # its id here; empty: the account's name
+    currency: str = Field(default="EUR", pattern=r"^[A-Z]{3}$")  # a statement has a section in it, though nothing moved
+    fees: dict[Literal["charge", "capture", "refund", "payout"], SandboxFeeSettings] = Field(default_factory=dict)
+
+    def fee_table(self) -> dict[str, Fee]:
+        """What is kept, by kind of order."""
+        return {
+            kind: Fee(basis_points=fee.basis_points, fixed_minor=fee.fixed_minor) for kind, fee in self.fees.items()
+        }
 
 
 class SandboxSettings(Section):
@@ -42,6 +63,11 @@ class SandboxSettings(Section):
     notification_backoff_ms: Count = 200  # doubles with each attempt, up to a minute
     notifications_in_flight_max: Count = 32
     fault_rates: dict[str, float] = Field(default_factory=dict)
+    # How often statements differ from the book: of lines by order, of files by day.
+    statement_rates: dict[Difference, Rate] = Field(default_factory=dict)
+    statement_folder: Path | None = None  # a file for each account and day, once it is over; none where left out
+    statement_formats: tuple[StatementFormat, ...] = ("csv",)  # of those files
+    statement_ready_after_s: Seconds = 300.0  # how long after midnight (UTC) a day's files are written
 
     @field_validator("fault_rates")
     @classmethod
