@@ -6,6 +6,7 @@ from pay_core.ledger import KIND_NUMBER, AccountKind, timestamp
 from pay_core.payment import BALANCE, COUPON
 from pay_core.tables import Account, Coupon, Entry, Hold, Instruction, Payment, PaymentCase
 from paymesh.common.v1 import money_pb2
+from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import ledger_service_pb2, payment_pb2
 
 _OPERATION = {name.removeprefix("OPERATION_"): number for name, number in payment_pb2.Operation.items()}
@@ -87,6 +88,19 @@ def instruction_proto(instruction: Instruction) -> payment_pb2.Instruction:
         account_kind=_account_kind(instruction),
         instrument=_INSTRUMENT[instruction.instrument],
         coupon_id=instruction.token if instruction.tool == COUPON else "",
+    )
+
+
+def submitted_event(payment_id: str, left: list[Instruction], now_ms: int) -> events_pb2.PaymentSubmittedEvent:
+    """The body of pay.payment_submitted: the instructions that have ``left`` for their channels."""
+    submitted = [
+        events_pb2.SubmittedInstruction(
+            instruction_id=ins.id, amount_minor=ins.amount_minor, currency_code=ins.currency
+        )
+        for ins in left
+    ]
+    return events_pb2.PaymentSubmittedEvent(
+        payment_id=payment_id, instructions=submitted, submit_time=timestamp(now_ms)
     )
 
 

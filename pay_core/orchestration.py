@@ -15,9 +15,10 @@ import msgspec
 
 from pay_core import ledger, phases
 from pay_core.case import CASE, CASE_OPENED, OWNERS, CaseType, case_key
-from pay_core.convert import case_proto, payment_proto
+from pay_core.convert import case_proto, payment_proto, submitted_event
 from pay_core.payment import (
     ACCEPTED,
+    CHANNEL,
     ESCROW,
     INSTRUCTION,
     PAYMENT,
@@ -52,6 +53,7 @@ PAYMENT_SUCCEEDED = "pay.payment_succeeded"
 PAYMENT_FAILED = "pay.payment_failed"
 PAYMENT_AUTHORIZED = "pay.payment_authorized"
 PAYMENT_VOIDED = "pay.payment_voided"
+PAYMENT_SUBMITTED = "pay.payment_submitted"
 
 EVENTS = {
     PaymentState.SUCCEEDED: PAYMENT_SUCCEEDED,
@@ -82,6 +84,7 @@ class Orchestration:
         self._plan = plan_of(payment)
         self._draft = ledger.Draft(payment.slot, payment.currency)
         self._failure_reason = payment.failure_reason
+        self._submitted: list[Instruction] = []  # that left for a channel in this decision
 
     @classmethod
     def start(cls, work: Work, payment: Payment, steps: list[Step], terms: Terms) -> Orchestration:
@@ -121,8 +124,8 @@ class Orchestration:
                 subject=instruction_id,
             )
         if state == InstructionState.FAILED:
-            reason, order_id = outcome.failure_reason, outcome.channel_order_id
-            self._move(index, state, failure_reason=reason, channel_order_id=order_id)
+            changes = {"failure_reason": outcome.failure_reason, "channel_order_id": outcome.channel_order_id}
+            self._move(index, state, **changes)
             self._failed(index)
             return True
         moved_minor = outcome.settled_minor if outcome.settled_minor != instruction.amount_minor else 0
@@ -164,6 +167,8 @@ class Orchestration:
             self._wait(was_asked)
         else:
             self._conclude()
+        if self._submitted:
+            self.work.publish(PAYMENT_SUBMITTED, submitted_event(self.payment.id, self._submitted, self.work.now_ms))
         return PaymentView(self.payment, self.chain)
 
     # Instructions
@@ -223,12 +228,13 @@ class Orchestration:
         self._move(index, begun.state, failure_reason=begun.failure_reason, **begun.changes)
         if begun.state == InstructionState.FAILED:
             self._failed(index)
+        elif instruction.tool == CHANNEL:
+            self._submitted.append(instruction)
 
     def _move(self, index: int, state: InstructionState, **changes: Any) -> None:
         changes = {name: value for name, value in changes.items() if value}
         moved = INSTRUCTION.move(self.chain[index], state, **changes)
-        note = moved.failure_reason
-        self.chain[index] = self.work.update(moved, parent_id=self.payment.id, note=note)
+        self.chain[index] = self.work.update(moved, parent_id=self.payment.id, note=moved.failure_reason)
 
     # Failure
 
@@ -321,12 +327,8 @@ class Orchestration:
         ]
         if any(ins.state == InstructionState.PROCESSING and TOOLS[ins.tool].query(ins) for ins in self.chain):
             due.append(self.work.now_ms + pause_ms)
-        waiting = msgspec.structs.replace(
-            self.payment,
-            due_at_ms=min(due) if due else None,
-            ask_count=ask_count,
-            failure_reason=self._failure_reason,
-        )
+        due_at_ms, reason = min(due) if due else None, self._failure_reason
+        waiting = msgspec.structs.replace(self.payment, due_at_ms=due_at_ms, ask_count=ask_count, failure_reason=reason)
         if self._is_lost() and waiting.state == PaymentState.PROCESSING:
             waiting = PAYMENT.move(waiting, PaymentState.REVERSING)
         if waiting != self.payment:

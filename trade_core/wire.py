@@ -96,6 +96,7 @@ def attempt(row: PayAttempt, currency: str) -> trade_pb2.PayAttempt:
         failure_reason=row.failure_reason,
         amount=Money(currency_code=currency, amount_minor=row.amount_minor),
         awaits_customer=bool(row.awaits_customer),
+        finish_time=None if row.finished_at_ms is None else timestamp(row.finished_at_ms),
     )
 
 

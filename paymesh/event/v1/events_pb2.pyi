@@ -106,6 +106,70 @@ class PaymentEvent(_message.Message):
 Global___PaymentEvent: _TypeAlias = PaymentEvent  # noqa: Y015
 
 @_typing.final
+class PaymentSubmittedEvent(_message.Message):
+    """Subject pay.payment_submitted: instructions have left for channels, and their results are awaited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    SUBMIT_TIME_FIELD_NUMBER: _builtins.int
+    payment_id: _builtins.str
+    """The payment."""
+    @_builtins.property
+    def instructions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmittedInstruction]:
+        """Those that left in this step."""
+
+    @_builtins.property
+    def submit_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        payment_id: _builtins.str = ...,
+        instructions: _abc.Iterable[Global___SubmittedInstruction] | None = ...,
+        submit_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["submit_time", b"submit_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions", "payment_id", b"payment_id", "submit_time", b"submit_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PaymentSubmittedEvent: _TypeAlias = PaymentSubmittedEvent  # noqa: Y015
+
+@_typing.final
+class SubmittedInstruction(_message.Message):
+    """An instruction that is on its way to a channel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    instruction_id: _builtins.str
+    """The instruction."""
+    amount_minor: _builtins.int
+    """How much it is to move or reserve, in minor units."""
+    currency_code: _builtins.str
+    """Of which currency."""
+    def __init__(
+        self,
+        *,
+        instruction_id: _builtins.str = ...,
+        amount_minor: _builtins.int = ...,
+        currency_code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor", b"amount_minor", "currency_code", b"currency_code", "instruction_id", b"instruction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmittedInstruction: _TypeAlias = SubmittedInstruction  # noqa: Y015
+
+@_typing.final
 class JournalEvent(_message.Message):
     """Subject ledger.journal_posted."""
 

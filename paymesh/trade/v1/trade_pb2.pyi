@@ -484,6 +484,7 @@ class PayAttempt(_message.Message):
     FAILURE_REASON_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     AWAITS_CUSTOMER_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """"att_…"."""
     attempt_no: _builtins.int
@@ -500,6 +501,10 @@ class PayAttempt(_message.Message):
     def amount(self) -> _money_pb2.Money:
         """How much it pays."""
 
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became EFFECTIVE, FAILED or RETURNED."""
+
     def __init__(
         self,
         *,
@@ -510,10 +515,11 @@ class PayAttempt(_message.Message):
         failure_reason: _builtins.str = ...,
         amount: _money_pb2.Money | None = ...,
         awaits_customer: _builtins.bool = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempt_id", b"attempt_id", "attempt_no", b"attempt_no", "awaits_customer", b"awaits_customer", "failure_reason", b"failure_reason", "payment_id", b"payment_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempt_id", b"attempt_id", "attempt_no", b"attempt_no", "awaits_customer", b"awaits_customer", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "payment_id", b"payment_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
