@@ -14,6 +14,7 @@ from channel_gateway import messages
 from channel_gateway.channel_order import FOLLOWING, ChannelOrderState
 from channel_gateway.channels import ChannelSet
 from channel_gateway.commands import Submission, SubmitOrder
+from channel_gateway.merchants import merchant_in
 from channel_gateway.statements import StatementReader
 from channel_gateway.tables import ChannelOrder
 from channel_gateway.worker import Dispatcher
@@ -50,7 +51,7 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
         lane = self._dispatcher.lane(business.mode, submission.channel)
         origin = Origin.rpc(business, _METHOD, submission.instruction_id, request.request_id, request)
         command = SubmitOrder(origin, submission, lane.channel.operations, lane.channel.captures_max)
-        with lane.place():
+        with lane.place(merchant_in(business)):
             order = await self._store.run(command)
         if order.state == ChannelOrderState.ACCEPTED:
             lane.offer(order)

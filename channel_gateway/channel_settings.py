@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy
+from channel_gateway.limits.limits_settings import LimitsSettings, MerchantLimitsSettings
+from channel_gateway.limits.scope import ScopePolicy
 from paykit.errors import ConfigurationError
 from paykit.settings import Count, Seconds, Section, Url
 
 MerchantId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{0,64}$")]
+MerchantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
 
 # A call begins within this time of SENDING and is given up after timeout_s; its outcome is committed in the rest.
@@ -73,7 +77,10 @@ class ChannelSettings(ProviderAccountSettings):
     timeout_s: Seconds = 5.0
     connect_timeout_s: Seconds = 2.0
     max_in_flight: Count = 128  # calls to the provider under way, per process
-    max_queue: Count = 4096  # orders waiting for one; beyond it RESOURCE_EXHAUSTED
+    max_queue: Count = 4096  # orders waiting for one, and as many queries; beyond it RESOURCE_EXHAUSTED
+    limits: LimitsSettings = LimitsSettings()
+    merchant_limits: MerchantLimitsSettings = MerchantLimitsSettings()  # of every merchant that is not named below
+    merchants: Annotated[dict[MerchantName, MerchantLimitsSettings], Field(max_length=1000, default_factory=dict)]
     query_ladder_s: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=50)] = (
         2, 5, 15, 60, 300, 900, 3600, 7200, 14400,
     )  # fmt: skip
@@ -89,6 +96,29 @@ class ChannelSettings(ProviderAccountSettings):
         if after_s is not None and after_s < self.timeout_s + _ABSENCE_MARGIN_S:
             raise ValueError(f"not_found_certain_after_s must exceed timeout_s by {_ABSENCE_MARGIN_S:.0f} seconds")
         return self
+
+    @model_validator(mode="after")
+    def _a_merchant_waits_no_longer_than_the_channel(self) -> Self:
+        for merchant in (self.merchant_limits, *self.merchants.values()):
+            if merchant.timeout_s is not None and merchant.timeout_s > self.timeout_s:
+                raise ValueError("a merchant's timeout_s must not exceed the channel's")
+        return self
+
+    def scope(self) -> ScopePolicy:
+        """What the calls to the channel are bounded by."""
+        return self.limits.scope(self.max_in_flight, self.max_queue)
+
+    def merchant_scope(self) -> Callable[[str], ScopePolicy]:
+        """What the calls for one merchant, by its name, are bounded by."""
+        room = self.max_in_flight, self.max_queue
+        default = self.merchant_limits.scope_in(*room)
+        named = {name: limits.scope_in(*room) for name, limits in self.merchants.items()}
+        return lambda merchant: named.get(merchant, default)
+
+    def merchant_timeout_s(self, merchant: str) -> float:
+        """How long one call for a merchant may take."""
+        limits = self.merchants.get(merchant, self.merchant_limits)
+        return self.timeout_s if limits.timeout_s is None else limits.timeout_s
 
     def policy(self) -> ChannelPolicy:
         """What decisions on results need."""

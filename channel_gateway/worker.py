@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState, ProviderResult, ResultStatus, Source
@@ -19,6 +21,12 @@ from channel_gateway.channels import ChannelSet
 from channel_gateway.channels.base import Channel
 from channel_gateway.commands import ApplyResult, MarkSending, TakeDue
 from channel_gateway.contexts import OrderContexts
+from channel_gateway.limits.breaker import BreakerState, Ended, Forced
+from channel_gateway.limits.fair_queue import Room
+from channel_gateway.limits.schedule import CHANNEL, Schedule, Turn
+from channel_gateway.limits.success_rate import SuccessRate
+from channel_gateway.limits.token_bucket import NS_PER_S
+from channel_gateway.merchants import NO_MERCHANT, merchant_of
 from channel_gateway.tables import ChannelOrder
 from paykit import telemetry
 from paykit.context import set_current, unpack
@@ -32,14 +40,24 @@ log = structlog.get_logger(__name__)
 CALLS = telemetry.counter("channel_calls_total", "Calls to providers", ("mode", "channel", "operation", "status"))
 CALL_SECONDS = telemetry.histogram("channel_call_seconds", "Time of a call to a provider", ("mode", "channel"))
 QUEUED = telemetry.gauge("channel_queue_orders", "Orders waiting for a call to the provider", ("mode", "channel"))
+REFUSED = telemetry.counter("channel_refused_total", "Orders refused for want of room", ("mode", "channel", "room"))
+BREAKER_CHANGES = telemetry.counter(
+    "channel_breaker_changes_total", "Changes of breakers, by what they became", ("mode", "channel", "scope", "state")
+)
 
 _QUERY = "QUERY"
-_LEASE_MS = 30_000  # how long an order that a timer handed over is left alone
+_LEASE_MS = 30_000  # how long an order that a timer handed over is left alone, at least
+_LEASE_MAX_MS = 300_000
 _RETRY_AFTER_MS = 1_000
+_RETRY_AFTER_MAX_MS = 30_000
+_TIMEOUT_MARGIN_S = 1.0
 _STOP_GRACE_S = 15.0
 _SETTLING_PER_CALL = 4  # outcomes being committed, for each call that may be under way
 _UNKNOWN = ProviderResult(status=ResultStatus.UNKNOWN)
 _NOT_SENT = ProviderResult(status=ResultStatus.NOT_SENT)
+# What says that the channel does not work: no usable answer, or none could be asked for. A decline is an answer.
+_FAILURES = frozenset({ResultStatus.UNKNOWN, ResultStatus.NOT_SENT})
+_SUCCESSES = frozenset({ResultStatus.SUCCEEDED, ResultStatus.PENDING})  # PENDING: the provider has taken it
 _OPERATIONS: Mapping[str, Callable[[Channel, ChannelOrder], Awaitable[ProviderResult]]] = {
     ChannelOrderKind.CHARGE: lambda channel, order: channel.charge(order),
     ChannelOrderKind.REFUND: lambda channel, order: channel.refund(order),
@@ -53,93 +71,182 @@ _OPERATIONS: Mapping[str, Callable[[Channel, ChannelOrder], Awaitable[ProviderRe
 T = TypeVar("T")
 
 
+class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How a channel fares in this process, for one merchant. From memory alone."""
+
+    is_open: bool  # a breaker, the channel's or the merchant's, lets no order through now
+    is_full: bool  # another order would be refused
+    success_ppm: int  # of a million calls so many went well, lately; a decline is neither
+    queued: int
+    in_flight: int
+
+
 class Lane:
-    """One channel in one mode: a bounded queue and as many workers as calls may be under way."""
+    """One channel in one mode: who waits for a call, in turns by merchant, and the calls under way, within limits."""
 
     def __init__(
-        self, mode: str, channel: Channel, settings: ChannelSettings, store: Store, contexts: OrderContexts
+        self,
+        mode: str,
+        channel: Channel,
+        settings: ChannelSettings,
+        store: Store,
+        contexts: OrderContexts,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.channel = channel
         self._mode = mode
+        self._settings = settings
         self._store = store
         self._contexts = contexts
-        self._in_flight_max = settings.max_in_flight
-        self._queue: asyncio.Queue[ChannelOrder] = asyncio.Queue()
-        self._queue_max = settings.max_queue
-        self._being_submitted = 0
+        self._now_ns = now_ns
+        self.schedule: Schedule[ChannelOrder] = Schedule(
+            settings.scope(), settings.merchant_scope(), settings.limits.merchants_max, now_ns(), self._breaker_changed
+        )
+        self._success = SuccessRate(settings.limits.success_half_life_ns)
+        self._is_running = False
         self._held: set[str] = set()
-        self._workers: list[asyncio.Task[None]] = []
-        self._settling: set[asyncio.Task[None]] = set()
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._settling_slots = asyncio.Semaphore(settings.max_in_flight * _SETTLING_PER_CALL)
+        self._wake: asyncio.TimerHandle | None = None
         self._seconds = CALL_SECONDS.labels(mode, channel.name)
-        self._queued = QUEUED.labels(mode, channel.name)
 
     def start(self) -> None:
-        """Starts the workers."""
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self._in_flight_max)]
+        """Begins to call."""
+        self._is_running = True
+        self._pump()
 
     async def stop(self) -> None:
         """Drops the queue; calls under way get a grace. What is left is found by its due time."""
-        while not self._queue.empty():
-            self._queue.get_nowait()
-            self._queue.task_done()
+        self._is_running = False
+        for order_id in self.schedule.clear():
+            self._let_go(order_id)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_GRACE_S):
                 await self.finished()
-        tasks = [*self._workers, *self._settling]
-        for task in tasks:
+        if self._wake is not None:
+            self._wake.cancel()
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._workers = []
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def finished(self) -> None:
         """Until everything that was offered has been carried as far as it goes now."""
-        await self._queue.join()
+        await self._is_empty.wait()
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, merchant: str = NO_MERCHANT) -> Iterator[None]:
         """Keeps a place in the queue for an order while it is being made durable; ResourceExhausted without one."""
-        if self._queue.qsize() + self._being_submitted >= self._queue_max:
+        room = self.schedule.room(merchant)
+        if room is not Room.FREE:
+            REFUSED.labels(self._mode, self.channel.name, room.value).inc()
+            whose = "" if room is Room.FULL else " of this merchant"
             raise ResourceExhausted(
-                f"too many orders wait for channel {self.channel.name}",
+                f"too many orders{whose} wait for channel {self.channel.name}",
                 reason="CHANNEL_BUSY",
-                retry_after_ms=_RETRY_AFTER_MS,
+                retry_after_ms=self._retry_after_ms(merchant),
             )
-        self._being_submitted += 1
+        self.schedule.reserve(merchant)
         try:
             yield
         finally:
-            self._being_submitted -= 1
+            self.schedule.unreserve(merchant)
 
     def offer(self, order: ChannelOrder) -> bool:
-        """Hands an order over; False where it is held already or the queue is full, and its due time must do."""
-        if order.id in self._held or self._queue.qsize() >= self._queue_max:
+        """Hands an order over; False where it is held already or there is no room, and its due time must do."""
+        if order.id in self._held:
+            return False
+        is_query = order.state != ChannelOrderState.ACCEPTED
+        if not self.schedule.offer(merchant_of(order), order.id, order, is_query=is_query):
             return False
         self._held.add(order.id)
-        self._queue.put_nowait(order)
-        self._queued.inc()
+        self._is_empty.clear()
+        self._pump()
         return True
 
-    async def _work(self) -> None:
-        while True:
-            order = await self._queue.get()
-            self._queued.dec()
-            outcome = await self._guarded(order, self._carry(order))
-            if outcome is None:
-                self._let_go(order)
-            else:
-                # The commit of an outcome waits for other commits: the next call need not wait for it.
-                await self._settling_slots.acquire()
-                task = asyncio.create_task(self._settle(order, outcome))
-                self._settling.add(task)
-                task.add_done_callback(self._settling.discard)
+    def health(self, merchant: str = NO_MERCHANT) -> ChannelHealth:
+        """How it fares now."""
+        now_ns = self._now_ns()
+        return ChannelHealth(
+            is_open=self.schedule.is_stopped(merchant, now_ns),
+            is_full=self.schedule.room(merchant) is not Room.FREE,
+            success_ppm=self._success.ppm(now_ns),
+            queued=self.schedule.waiting(is_query=False),
+            in_flight=self.schedule.channel.in_flight,
+        )
 
-    async def _settle(self, order: ChannelOrder, outcome: ApplyResult) -> None:
+    def force(self, forced: Mapping[str, Forced]) -> None:
+        """What people say of the channel and its merchants now: ``Schedule.force``."""
+        self.schedule.force(forced, self._now_ns())
+        self._pump()
+
+    def lease_ms(self, order: ChannelOrder, now_ms: int) -> int:
+        """How long a timer leaves a due order alone: at least until its limits may let it go."""
+        if order.state != ChannelOrderState.ACCEPTED:
+            return _LEASE_MS
+        now_ns = self._now_ns()
+        held = self.schedule.held(merchant_of(order), now_ns)
+        until_ns = now_ns if held is None or held.until_ns is None else held.until_ns
+        # What waits here for long is looked at more and more seldom: each look is a write.
+        waited_ms = now_ms - order.created_at_ms if order.id in self._held else 0
+        lease_ms = min(max(_LEASE_MS, waited_ms, (until_ns - now_ns) // 1_000_000), _LEASE_MAX_MS)
+        give_up_ms = order.created_at_ms + self.channel.policy.resend_give_up_after_ms - now_ms
+        return min(lease_ms, give_up_ms) if give_up_ms > 0 else lease_ms
+
+    def holds_too_long(self, order: ChannelOrder, now_ms: int) -> bool:
+        """Whether a limit has kept an order from being sent for as long as one is tried at all."""
+        is_old = now_ms - order.created_at_ms >= self.channel.policy.resend_give_up_after_ms
+        if order.state != ChannelOrderState.ACCEPTED or not is_old:
+            return False
+        return order.id in self._held or self.schedule.is_stopped(merchant_of(order), self._now_ns())
+
+    async def give_up(self, order: ChannelOrder) -> None:
+        """Ends an order that is not on its way as one that was never sent."""
+        if self.schedule.withdraw(merchant_of(order), order.id):
+            self._let_go(order.id)
+        origin = Origin.timer(unpack(order.context))
+        policy = self.channel.policy
+        if await self._store.run(MarkSending(origin, order.id, policy)) is not None:
+            await self._store.run(ApplyResult(origin, order.id, policy, _NOT_SENT, Source.REPLY))
+
+    def _pump(self) -> None:
+        """Begins every call that may begin now, and wakes again when the next may."""
+        if not self._is_running:
+            return
+        now_ns = self._now_ns()
+        while (turn := self.schedule.next(now_ns)) is not None:
+            task = asyncio.create_task(self._take(turn))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        QUEUED.labels(self._mode, self.channel.name).set(self.schedule.waiting(is_query=False))
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        wake_at_ns = self.schedule.wake_at_ns
+        if wake_at_ns is not None:
+            wait_s = max(0, wake_at_ns - now_ns) / NS_PER_S
+            self._wake = asyncio.get_running_loop().call_later(wait_s, self._pump)
+
+    async def _take(self, turn: Turn[ChannelOrder]) -> None:
+        """One order to the provider, and what came of it into the store."""
+        order = turn.item
         try:
-            await self._guarded(order, self._store.run(outcome))
+            try:
+                outcome = await self._guarded(order, self._carry(turn))
+                if outcome is not None:
+                    await self._settling_slots.acquire()
+            finally:
+                # The commit of an outcome waits for other commits: the next call need not wait for it.
+                self.schedule.end(turn, self._now_ns())
+                self._pump()
+            if outcome is not None:
+                try:
+                    await self._guarded(order, self._store.run(outcome))
+                finally:
+                    self._settling_slots.release()
         finally:
-            self._settling_slots.release()
-            self._let_go(order)
+            self._let_go(order.id)
 
     async def _guarded(self, order: ChannelOrder, step: Coroutine[Any, Any, T]) -> T | None:
         """The step's result. Where it fails nothing is lost: the row says how far it came, and is due again."""
@@ -151,12 +258,14 @@ class Lane:
             log.exception("channel_order_failed_here", channel_order_id=order.id)
         return None
 
-    def _let_go(self, order: ChannelOrder) -> None:
-        self._held.discard(order.id)
-        self._queue.task_done()
+    def _let_go(self, order_id: str) -> None:
+        self._held.discard(order_id)
+        if not self._held:
+            self._is_empty.set()
 
-    async def _carry(self, order: ChannelOrder) -> ApplyResult | None:
+    async def _carry(self, turn: Turn[ChannelOrder]) -> ApplyResult | None:
         """Takes an order to the provider; what is to be stored of it."""
+        order = turn.item
         context = unpack(order.context)
         set_current(context)
         origin = Origin.timer(context)
@@ -170,26 +279,51 @@ class Lane:
             if self._store.clock.now_ms() - sending.sent_at_ms > policy.send_within_ms:
                 # Too late for a call to be over when others take it for lost; as none was made, another can be.
                 return ApplyResult(origin, order.id, policy, _NOT_SENT, Source.REPLY)
-            result = await self._call(order.kind, sending)
+            result = await self._call(order.kind, sending, turn)
             return ApplyResult(origin, order.id, policy, result, Source.REPLY)
         if order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
             asked_at_ms = self._store.clock.now_ms()
-            result = await self._call(_QUERY, order)
+            result = await self._call(_QUERY, order, turn)
             return ApplyResult(origin, order.id, policy, result, Source.QUERY, asked_at_ms)
         return None
 
-    async def _call(self, operation: str, order: ChannelOrder) -> ProviderResult:
+    async def _call(self, operation: str, order: ChannelOrder, turn: Turn[ChannelOrder]) -> ProviderResult:
         assert_outside_transaction()
         channel = self.channel
-        started_s = asyncio.get_running_loop().time()
+        started_ns = self._now_ns()
         try:
-            result = await _OPERATIONS[operation](channel, order)
+            async with asyncio.timeout(self._timeout_s(turn.merchant)):
+                result = await _OPERATIONS[operation](channel, order)
+        except TimeoutError:
+            log.warning("channel_call_timed_out", channel=channel.name, channel_order_id=order.id)
+            result = _UNKNOWN
         except Exception:  # a channel's bug leaves the outcome as open as a lost connection does
             log.exception("channel_raised", channel=channel.name, operation=operation, channel_order_id=order.id)
             result = _UNKNOWN
-        self._seconds.observe(asyncio.get_running_loop().time() - started_s)
+        ended_ns = self._now_ns()
+        has_failed = result.status in _FAILURES
+        turn.call = Ended(failed=has_failed, took_ns=ended_ns - started_ns)
+        if not turn.is_query and (has_failed or result.status in _SUCCESSES):
+            self._success.record(not has_failed, ended_ns)
+        self._seconds.observe((ended_ns - started_ns) / NS_PER_S)
         CALLS.labels(self._mode, channel.name, operation, result.status.value).inc()
         return result
+
+    def _timeout_s(self, merchant: str) -> float:
+        """The merchant's own, or a little more than the channel keeps to by itself, and knows best what it means."""
+        timeout_s = self._settings.merchant_timeout_s(merchant)
+        return timeout_s if timeout_s < self._settings.timeout_s else timeout_s + _TIMEOUT_MARGIN_S
+
+    def _retry_after_ms(self, merchant: str) -> int:
+        now_ns = self._now_ns()
+        held = self.schedule.held(merchant, now_ns)
+        until_ns = now_ns if held is None or held.until_ns is None else held.until_ns
+        return min(max(_RETRY_AFTER_MS, (until_ns - now_ns) // 1_000_000), _RETRY_AFTER_MAX_MS)
+
+    def _breaker_changed(self, merchant: str, state: BreakerState) -> None:
+        scope = "channel" if merchant == CHANNEL else "merchant"
+        BREAKER_CHANGES.labels(self._mode, self.channel.name, scope, state.value).inc()
+        log.warning("channel_breaker", mode=self._mode, channel=self.channel.name, merchant=merchant, state=state.value)
 
 
 class Dispatcher:
@@ -217,10 +351,20 @@ class Dispatcher:
         """The lane of a channel; FailedPrecondition where the channel is not configured for the mode."""
         return self._lanes[mode, self._channels.get(mode, channel).name]
 
+    def health(self, mode: str, channel: str, merchant: str = NO_MERCHANT) -> ChannelHealth:
+        """How a channel fares in this process, from memory; FailedPrecondition as ``lane``."""
+        return self.lane(mode, channel).health(merchant)
+
     async def take_due(self, row: ChannelOrder) -> None:
         """The timer: leases a due order and hands it to its lane, or gives its lost call up."""
         context = unpack(row.context)
         lane = self.lane(context.mode, row.channel)
-        order = await self._store.run(TakeDue(Origin.timer(context), row.id, lane.channel.policy, _LEASE_MS))
-        if order is not None and not lane.offer(order):
+        now_ms = self._store.clock.now_ms()
+        lease_ms = lane.lease_ms(row, now_ms)
+        order = await self._store.run(TakeDue(Origin.timer(context), row.id, lane.channel.policy, lease_ms))
+        if order is None:
+            return
+        if lane.holds_too_long(order, now_ms):
+            await lane.give_up(order)
+        elif not lane.offer(order):
             log.info("channel_order_waits_for_its_lane", channel_order_id=order.id)
