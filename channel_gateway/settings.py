@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from channel_gateway.channels.signed_json_settings import SignedJsonChannelSettings
+from channel_gateway.channels.stripe_settings import StripeChannelSettings
 from paykit.settings import Address, Count, ServiceSettings
 
 ChannelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
@@ -22,7 +23,9 @@ def _kind(value: Any) -> str:
 
 # By ``kind``, sandbox where it is left out. One class a kind: a line here, one in channels.CHANNELS.
 AnyChannelSettings = Annotated[
-    Annotated[SandboxChannelSettings, Tag("sandbox")] | Annotated[SignedJsonChannelSettings, Tag("signed_json")],
+    Annotated[SandboxChannelSettings, Tag("sandbox")]
+    | Annotated[SignedJsonChannelSettings, Tag("signed_json")]
+    | Annotated[StripeChannelSettings, Tag("stripe")],
     Discriminator(_kind),
 ]
 

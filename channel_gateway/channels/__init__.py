@@ -10,12 +10,14 @@ from channel_gateway.channel_order import ChannelPolicy
 from channel_gateway.channel_settings import ChannelSettings
 from channel_gateway.channels.base import Channel
 from channel_gateway.channels.sandbox import SandboxChannel
+from channel_gateway.channels.stripe import StripeChannel
 from paykit.errors import FailedPrecondition
 
 # (name, livemode, the channel's settings, the account to use) -> Channel. The last two are of the kind's own classes,
 # which its line in settings.py sees to.
 CHANNELS: dict[str, Callable[[str, bool, Any, Any], Channel]] = {
     "sandbox": SandboxChannel,
+    "stripe": StripeChannel,
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from channel_gateway.channel_order import ChannelOrderKind, ProviderResult, ResultStatus
 from channel_gateway.channels import ChannelSet
-from channel_gateway.channels.base import Channel, NotificationInvalid, ReceivedNotification
+from channel_gateway.channels.base import Channel, NotificationInvalid, NotificationIrrelevant, ReceivedNotification
 from channel_gateway.signature import SignatureInvalid
 from channel_gateway.tables import ChannelOrder
 from tests.channel_gateway.channels.rig import Does, Feature, Notice, Rig
@@ -81,7 +81,7 @@ class Bench:
         async with asyncio.timeout(NOTIFIED_WITHIN_S):
             while True:
                 notice = await self.rig.inbox.notices.get()
-                with contextlib.suppress(SignatureInvalid, NotificationInvalid):
+                with contextlib.suppress(SignatureInvalid, NotificationInvalid, NotificationIrrelevant):
                     received = channel.read_notification(notice.body, notice.headers, time.time())
                     is_success = received.result.status is ResultStatus.SUCCEEDED
                     if received.channel_order_id == order.id and is_success:
