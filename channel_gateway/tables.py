@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
-from paykit.store.row import Blob, Code, Id, LongName, Millis, Minor, Name, Row, Small, mapped
+from paykit.store.row import Blob, Code, Id, LongName, Millis, Minor, Name, Row, Small, Title, mapped
 
 metadata = MetaData()
 
@@ -57,3 +57,18 @@ class Notification(Row, frozen=True, kw_only=True):
     state: Code  # channel_order.NotificationState: what became of it
     body: Blob
     received_at_ms: Millis
+
+
+@mapped(metadata, "channel_override", unique=["override_key"], index=[("expire_at_ms",), ("biz_id",)])
+class ChannelOverride(Row, frozen=True, kw_only=True):
+    """What a person has set a breaker to ("ovr_…"); on slot 0, one row for each channel, and each merchant on one."""
+
+    biz_id: Id
+    override_key: LongName  # "<channel>/<merchant>"
+    channel: Name
+    merchant: Name  # empty for the whole channel
+    mode: Code  # overrides.OverrideMode
+    reason: Title
+    set_by: Name  # as authenticated
+    set_at_ms: Millis
+    expire_at_ms: Millis | None  # None where mode is NONE

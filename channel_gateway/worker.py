@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -23,11 +23,12 @@ from channel_gateway.commands import ApplyResult, MarkSending, TakeDue
 from channel_gateway.contexts import OrderContexts
 from channel_gateway.limits.breaker import BreakerState, Ended, Forced
 from channel_gateway.limits.fair_queue import Room
-from channel_gateway.limits.schedule import CHANNEL, Schedule, Turn
+from channel_gateway.limits.schedule import CHANNEL, Schedule, Turn, states_of
+from channel_gateway.limits.scope import ScopeState
 from channel_gateway.limits.success_rate import SuccessRate
 from channel_gateway.limits.token_bucket import NS_PER_S
 from channel_gateway.merchants import NO_MERCHANT, merchant_of
-from channel_gateway.tables import ChannelOrder
+from channel_gateway.tables import ChannelOrder, ChannelOverride
 from paykit import telemetry
 from paykit.context import set_current, unpack
 from paykit.errors import MeshError, ResourceExhausted
@@ -79,6 +80,14 @@ class ChannelHealth(msgspec.Struct, frozen=True, kw_only=True):
     success_ppm: int  # of a million calls so many went well, lately; a decline is neither
     queued: int
     in_flight: int
+
+
+class LaneState(NamedTuple):
+    """How a channel stands in this process, and its merchants. ``now_ns`` is when, by the clock of all other times."""
+
+    now_ns: int
+    success_ppm: int
+    scopes: dict[str, ScopeState]  # by merchant, and CHANNEL
 
 
 class Lane:
@@ -136,8 +145,9 @@ class Lane:
         await self._is_empty.wait()
 
     @contextlib.contextmanager
-    def place(self, merchant: str = NO_MERCHANT) -> Iterator[None]:
+    def place(self, merchant: str) -> Iterator[None]:
         """Keeps a place in the queue for an order while it is being made durable; ResourceExhausted without one."""
+        merchant = merchant or NO_MERCHANT
         room = self.schedule.room(merchant)
         if room is not Room.FREE:
             REFUSED.labels(self._mode, self.channel.name, room.value).inc()
@@ -165,8 +175,9 @@ class Lane:
         self._pump()
         return True
 
-    def health(self, merchant: str = NO_MERCHANT) -> ChannelHealth:
+    def health(self, merchant: str) -> ChannelHealth:
         """How it fares now."""
+        merchant = merchant or NO_MERCHANT
         now_ns = self._now_ns()
         return ChannelHealth(
             is_open=self.schedule.is_stopped(merchant, now_ns),
@@ -175,6 +186,11 @@ class Lane:
             queued=self.schedule.waiting(is_query=False),
             in_flight=self.schedule.channel.in_flight,
         )
+
+    def state(self) -> LaneState:
+        """How the channel, and the merchants of whom there is anything to say, stand."""
+        now_ns = self._now_ns()
+        return LaneState(now_ns, self._success.ppm(now_ns), states_of(self.schedule, now_ns))
 
     def force(self, forced: Mapping[str, Forced]) -> None:
         """What people say of the channel and its merchants now: ``Schedule.force``."""
@@ -351,9 +367,22 @@ class Dispatcher:
         """The lane of a channel; FailedPrecondition where the channel is not configured for the mode."""
         return self._lanes[mode, self._channels.get(mode, channel).name]
 
-    def health(self, mode: str, channel: str, merchant: str = NO_MERCHANT) -> ChannelHealth:
+    def health(self, mode: str, channel: str, merchant: str) -> ChannelHealth:
         """How a channel fares in this process, from memory; FailedPrecondition as ``lane``."""
         return self.lane(mode, channel).health(merchant)
+
+    def states(self, mode: str) -> Mapping[str, LaneState]:
+        """How each channel of a mode stands in this process, by name."""
+        return {channel: lane.state() for (its_mode, channel), lane in self._lanes.items() if its_mode == mode}
+
+    def force(self, mode: str, overrides: list[ChannelOverride]) -> None:
+        """Keeps to what people have set the breakers of a mode to; those that are not named decide by themselves."""
+        forced: dict[str, dict[str, Forced]] = {}
+        for row in overrides:
+            forced.setdefault(row.channel, {})[row.merchant] = Forced(row.mode)
+        for (its_mode, channel), lane in self._lanes.items():
+            if its_mode == mode:
+                lane.force(forced.get(channel, {}))
 
     async def take_due(self, row: ChannelOrder) -> None:
         """The timer: leases a due order and hands it to its lane, or gives its lost call up."""

@@ -57,7 +57,10 @@ OnChange = Callable[[BreakerState], None]
 
 
 class Breaker:
-    """Ask ``admits``, then ``begin``; every permit is ended once, whether its call was made or not."""
+    """Ask ``admits``, then ``begin``; every permit is ended once, whether its call was made or not.
+
+    ``on_change`` hears what it becomes by itself.
+    """
 
     def __init__(self, policy: BreakerPolicy, now_ns: int, on_change: OnChange | None = None) -> None:
         self._policy = policy
@@ -125,7 +128,7 @@ class Breaker:
         before, self.forced = self.forced, forced
         self._fruitless = 0
         careful = forced is Forced.OPEN or (forced is None and before is Forced.OPEN)
-        self._enter(BreakerState.HALF_OPEN if careful else BreakerState.CLOSED, now_ns)
+        self._set(BreakerState.HALF_OPEN if careful else BreakerState.CLOSED, now_ns)
 
     def _learn(self, call: Ended, now_ns: int) -> None:
         if self.forced is not None:
@@ -167,11 +170,14 @@ class Breaker:
         self._enter(BreakerState.OPEN, now_ns)
 
     def _enter(self, state: BreakerState, now_ns: int) -> None:
+        self._set(state, now_ns)
+        if self._on_change is not None:
+            self._on_change(state)
+
+    def _set(self, state: BreakerState, now_ns: int) -> None:
         self._state = state
         self._generation += 1
         self._probes_good = 0
         self._window.clear()
         self.failed_count = self.slow_count = 0
         self.since_ns = now_ns
-        if self._on_change is not None:
-            self._on_change(state)

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from channel_gateway.limits.breaker import BreakerState, Ended, Forced, Permit
 from channel_gateway.limits.fair_queue import FairQueue, Room
-from channel_gateway.limits.scope import Held, Scope, ScopePolicy
+from channel_gateway.limits.scope import Held, Scope, ScopePolicy, ScopeState
 
 T = TypeVar("T")
 
@@ -136,6 +136,23 @@ class Schedule(Generic[T]):
         scope = self._merchants.get(merchant)
         return self.channel.held(now_ns, False) or (None if scope is None else scope.held(now_ns, False))
 
+    def state(self, merchant: str, now_ns: int) -> ScopeState:
+        """How a merchant, or CHANNEL, stands. Of one it keeps nothing of, as one that has done nothing."""
+        if merchant == CHANNEL:
+            scope, waiting = self.channel, (len(self._queues[False]), len(self._queues[True]))
+        else:
+            kept = self._merchants.get(merchant)
+            scope = self._made(merchant, now_ns) if kept is None else kept
+            waiting = (self._queues[False].waiting(merchant), self._queues[True].waiting(merchant))
+        return scope.state(now_ns, *waiting)
+
+    def noteworthy(self, now_ns: int) -> list[str]:
+        """The merchants of whom there is anything to say: something waits, is under way, is forced or went wrong."""
+        names = {merchant for queue in self._queues.values() for merchant in queue.merchants()}
+        names.update(name for name, scope in self._merchants.items() if scope.is_noteworthy(now_ns))
+        names.update(name for name in self._forced if name != CHANNEL)
+        return sorted(names)
+
     def is_stopped(self, merchant: str, now_ns: int) -> bool:
         """Whether a breaker, the channel's or the merchant's, lets no order of ``merchant`` through now."""
         scope = self._merchants.get(merchant)
@@ -188,10 +205,13 @@ class Schedule(Generic[T]):
         scope = self._merchants.get(merchant)
         if scope is None:
             self._make_room(now_ns)
-            scope = Scope(self._policy_of(merchant), now_ns, lambda state: self._on_breaker(merchant, state))
-            scope.breaker.force(self._forced.get(merchant), now_ns)
-            self._merchants[merchant] = scope
+            scope = self._merchants[merchant] = self._made(merchant, now_ns)
         self._merchants.move_to_end(merchant)
+        return scope
+
+    def _made(self, merchant: str, now_ns: int) -> Scope:
+        scope = Scope(self._policy_of(merchant), now_ns, lambda state: self._on_breaker(merchant, state))
+        scope.breaker.force(self._forced.get(merchant), now_ns)
         return scope
 
     def _make_room(self, now_ns: int) -> None:
@@ -204,3 +224,8 @@ class Schedule(Generic[T]):
         forgotten = next(idle, resting[0] if resting else None)
         if forgotten is not None:
             del self._merchants[forgotten]
+
+
+def states_of(schedule: Schedule[T], now_ns: int) -> dict[str, ScopeState]:
+    """How the channel, as CHANNEL, and every merchant of whom there is anything to say, stand."""
+    return {name: schedule.state(name, now_ns) for name in (CHANNEL, *schedule.noteworthy(now_ns))}

@@ -50,6 +50,9 @@ class ScopeState(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     in_flight_max: int
     tokens: int | None  # None where there is no rate
+    queued: int  # orders that wait
+    queries_queued: int
+    queue_max: int
 
 
 class Scope:
@@ -105,8 +108,8 @@ class Scope:
         """Whether there is anything to say of it."""
         return not self.is_idle(now_ns) or self.breaker.failed_count > 0 or self.breaker.slow_count > 0
 
-    def state(self, now_ns: int) -> ScopeState:
-        """How it stands."""
+    def state(self, now_ns: int, queued: int, queries_queued: int) -> ScopeState:
+        """How it stands, with so many waiting before it."""
         breaker = self.breaker
         return ScopeState(
             breaker=breaker.state(now_ns),
@@ -119,4 +122,7 @@ class Scope:
             in_flight=self._bulkhead.in_flight,
             in_flight_max=self._bulkhead.calls_max,
             tokens=None if self._bucket is None else self._bucket.tokens(now_ns),
+            queued=queued,
+            queries_queued=queries_queued,
+            queue_max=self.policy.queue_max,
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from channel_gateway.tables import ChannelOrder, Notification
+from channel_gateway.overrides import EXPIRY_MAX_MS, OVERRIDES_SLOT, OverrideMode
+from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Flaw, Slice
 from pay_core.tables import Closing, Coupon, Hold, Instruction, Journal, Payment, PaymentCase, RuleVersion
@@ -24,6 +25,7 @@ AUDITED: tuple[type[Row], ...] = (
     RuleVersion,
     ChannelOrder,
     Notification,
+    ChannelOverride,
     Break,
     Repair,
 )
@@ -65,9 +67,24 @@ def _without(world: Slice, tally: Tally, what: str, detail: str) -> None:
             tally.violate(flaw.id, f"{flaw.table} {detail}")
 
 
+def overrides_are_explained(world: Slice, tally: Tally) -> None:
+    """What people set breakers to says what it is for, who did it and why, and ends by itself within its time."""
+    modes = {mode.value for mode in OverrideMode}
+    for row in world.rows(ChannelOverride):
+        tally.count()
+        is_whole = row.slot == OVERRIDES_SLOT and row.mode in modes
+        names_one = bool(row.channel) and row.override_key == f"{row.channel}/{row.merchant}"
+        tally.expect(is_whole and names_one, row.id, f"{row.override_key} is no override that breakers keep to")
+        tally.expect(bool(row.set_by and row.reason), row.id, "does not say who set it, or why")
+        ends_in_ms = None if row.expire_at_ms is None else row.expire_at_ms - row.set_at_ms
+        is_over = ends_in_ms is None if row.mode == OverrideMode.NONE else 0 < (ends_in_ms or 0) <= EXPIRY_MAX_MS
+        tally.expect(is_over, row.id, f"{row.mode}, and ends {ends_in_ms} ms after it was set")
+
+
 INVARIANTS = (
     Invariant("8a", "each record has an audit row", "records", records_are_audited),
     Invariant("8b", "each audit row names its caller", "audit rows", callers_are_named),
     Invariant("8c", "no card number in any table", "rows", no_card_numbers),
     Invariant("8d", "no secret in any table", "rows", no_secrets),
+    Invariant("8e", "each override says who, why and until when", "overrides", overrides_are_explained),
 )

@@ -229,14 +229,14 @@ async def test_the_lane_is_bounded_and_refuses_before_anything_is_made(bench: Be
     orders = [await bench.submit() for _ in range(3)]
     assert [bench.lane.offer(order) for order in orders] == [True, True, False]
     assert not bench.lane.offer(orders[0])
-    with pytest.raises(ResourceExhausted), bench.lane.place():
+    with pytest.raises(ResourceExhausted), bench.lane.place("shop"):
         raise AssertionError("there was no place")
 
 
 async def test_places_count_while_orders_are_being_made(bench: Bench) -> None:
-    with bench.lane.place(), bench.lane.place(), pytest.raises(ResourceExhausted), bench.lane.place():
+    with bench.lane.place("shop"), bench.lane.place("shop"), pytest.raises(ResourceExhausted), bench.lane.place("shop"):
         raise AssertionError("there was no place")
-    with bench.lane.place():
+    with bench.lane.place("shop"):
         pass
 
 

@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import select
 
 from channel_gateway.messages import mismatch_event
+from channel_gateway.overrides import OverrideMode
 from channel_gateway.tables import ChannelOrder
 from paykit import context as business
 from recon import consumers as recon_consumers
@@ -43,6 +44,9 @@ async def fill(world: SmallWorld) -> None:
     await hold(world)
     await divide(world)
     await surprise(world)
+    for channel, mode in (("sandbox_card", OverrideMode.FORCED_CLOSED), ("sandbox_bank", OverrideMode.FORCED_OPEN)):
+        await world.force(channel, mode)
+    await world.force("sandbox_card", OverrideMode.NONE)
     await world.close_date()
 
 

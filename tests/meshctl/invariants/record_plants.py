@@ -226,6 +226,12 @@ AUDIT = (
         {"8a"},
         ((RECON, "UPDATE command_record SET changes = '[' WHERE id = (SELECT min(id) FROM command_record)"),),
     ),
+    Plant("an override that nobody has set", {"8e"}, ((CHANNEL, "UPDATE channel_override SET set_by = ''"),)),
+    Plant(
+        "an override that never ends",
+        {"8e"},
+        ((CHANNEL, "UPDATE channel_override SET expire_at_ms = NULL WHERE mode = 'FORCED_OPEN'"),),
+    ),
     Plant("an audit row without a caller", {"8b"}, ((CHANNEL, "UPDATE command_record SET caller = ''"),)),
     Plant(
         "a card number in a column", {"8c"}, ((TRADE, "UPDATE trade SET note = 'card 4111 1111 1111 1111, please'"),)

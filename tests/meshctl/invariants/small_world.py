@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from channel_gateway.channel_order import ProviderResult, ResultStatus, Source
 from channel_gateway.commands import ApplyResult, MarkSending, Submission, SubmitOrder
 from channel_gateway.messages import KIND_OF
+from channel_gateway.overrides import Override, OverrideMode, SetOverride
 from channel_gateway.sandbox.behaviour import Kind
 from channel_gateway.sandbox.book import Book
 from channel_gateway.sandbox.entries import OrderBody, OrderRequest, Timing
@@ -55,7 +56,7 @@ from recon.tables import Match
 from trade_core import merchant_trades, wire
 from trade_core.catalogue import TRADE_TYPES, load
 from trade_core.commands import CreateTrade, PayTrade
-from trade_core.consumers import PaymentNews
+from trade_core.consumers import PAYMENT_SUBJECTS, PaymentNews
 from trade_core.holds import CaptureTrade
 from trade_core.notify import Notifier
 from trade_core.parts import PartInput
@@ -226,6 +227,14 @@ class SmallWorld:
         context = msgspec.structs.replace(context, biz_id=biz_id or context.biz_id)
         return Origin.rpc(context, "Order", owner, request_id, Money(amount_minor=1))
 
+    # What people do
+
+    async def force(self, channel: str, mode: OverrideMode) -> None:
+        """Sets the breaker of a channel, for an hour."""
+        expire_at_ms = None if mode is OverrideMode.NONE else self.clock.now_ms() + 3_600_000
+        wanted = Override(channel=channel, merchant="", mode=mode, reason="maintenance", expire_at_ms=expire_at_ms)
+        await self.stores["channel_gateway"].run(SetOverride(self._origin(channel, False), wanted))
+
     # What timers do
 
     async def close_date(self) -> None:
@@ -322,7 +331,7 @@ class SmallWorld:
             projected = merchant_trades.to_command(heard, row.id, row.destination, row.body)
             if projected is not None:
                 await self.stores["trade_core"].run(projected)
-        if row.destination.startswith("pay.payment_"):
+        if row.destination in PAYMENT_SUBJECTS:
             heard = msgspec.structs.replace(context, caller="consumer:payments")
             command = self._news.to_command(heard, row.id, row.destination, row.body)
             if command is not None:
