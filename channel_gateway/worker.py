@@ -21,6 +21,7 @@ from channel_gateway.channels import ChannelSet
 from channel_gateway.channels.base import Channel
 from channel_gateway.commands import ApplyResult, MarkSending, TakeDue
 from channel_gateway.contexts import OrderContexts
+from channel_gateway.lane_metrics import BREAKER_CHANGES, CALL_SECONDS, CALLS, QUEUED, REFUSED, show
 from channel_gateway.limits.breaker import BreakerState, Ended, Forced
 from channel_gateway.limits.fair_queue import Room
 from channel_gateway.limits.schedule import CHANNEL, Schedule, Turn, states_of
@@ -29,7 +30,6 @@ from channel_gateway.limits.success_rate import SuccessRate
 from channel_gateway.limits.token_bucket import NS_PER_S
 from channel_gateway.merchants import NO_MERCHANT, merchant_of
 from channel_gateway.tables import ChannelOrder, ChannelOverride
-from paykit import telemetry
 from paykit.context import set_current, unpack
 from paykit.errors import MeshError, ResourceExhausted
 from paykit.store.command import Origin
@@ -37,14 +37,6 @@ from paykit.store.guard import assert_outside_transaction
 from paykit.store.store import Store
 
 log = structlog.get_logger(__name__)
-
-CALLS = telemetry.counter("channel_calls_total", "Calls to providers", ("mode", "channel", "operation", "status"))
-CALL_SECONDS = telemetry.histogram("channel_call_seconds", "Time of a call to a provider", ("mode", "channel"))
-QUEUED = telemetry.gauge("channel_queue_orders", "Orders waiting for a call to the provider", ("mode", "channel"))
-REFUSED = telemetry.counter("channel_refused_total", "Orders refused for want of room", ("mode", "channel", "room"))
-BREAKER_CHANGES = telemetry.counter(
-    "channel_breaker_changes_total", "Changes of breakers, by what they became", ("mode", "channel", "scope", "state")
-)
 
 _QUERY = "QUERY"
 _LEASE_MS = 30_000  # how long an order that a timer handed over is left alone, at least
@@ -119,6 +111,7 @@ class Lane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling_slots = asyncio.Semaphore(settings.max_in_flight * _SETTLING_PER_CALL)
         self._wake: asyncio.TimerHandle | None = None
+        self._queued = QUEUED.labels(mode, channel.name)
         self._seconds = CALL_SECONDS.labels(mode, channel.name)
 
     def start(self) -> None:
@@ -193,9 +186,12 @@ class Lane:
         return LaneState(now_ns, self._success.ppm(now_ns), states_of(self.schedule, now_ns))
 
     def force(self, forced: Mapping[str, Forced]) -> None:
-        """What people say of the channel and its merchants now: ``Schedule.force``."""
+        """What people say of the channel and its merchants now: ``Schedule.force``. Shows in metrics how it stands."""
         self.schedule.force(forced, self._now_ns())
         self._pump()
+        now_ns = self._now_ns()
+        state = self.schedule.state(CHANNEL, now_ns)
+        show(self._mode, self.channel.name, state, self._success.ppm(now_ns), self.schedule.stopped_count(now_ns))
 
     def lease_ms(self, order: ChannelOrder, now_ms: int) -> int:
         """How long a timer leaves a due order alone: at least until its limits may let it go."""
@@ -235,7 +231,7 @@ class Lane:
             task = asyncio.create_task(self._take(turn))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        QUEUED.labels(self._mode, self.channel.name).set(self.schedule.waiting(is_query=False))
+        self._queued.set(self.schedule.waiting(is_query=False))
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
@@ -376,7 +372,10 @@ class Dispatcher:
         return {channel: lane.state() for (its_mode, channel), lane in self._lanes.items() if its_mode == mode}
 
     def force(self, mode: str, overrides: list[ChannelOverride]) -> None:
-        """Keeps to what people have set the breakers of a mode to; those that are not named decide by themselves."""
+        """Keeps to what people have set the breakers of a mode to; those that are not named decide by themselves.
+
+        Told every second, and shows in metrics how the lanes stand.
+        """
         forced: dict[str, dict[str, Forced]] = {}
         for row in overrides:
             forced.setdefault(row.channel, {})[row.merchant] = Forced(row.mode)

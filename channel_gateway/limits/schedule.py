@@ -160,6 +160,10 @@ class Schedule(Generic[T]):
             return not self.channel.breaker.admits(now_ns) or self._forced.get(merchant) is Forced.OPEN
         return not (self.channel.breaker.admits(now_ns) and scope.breaker.admits(now_ns))
 
+    def stopped_count(self, now_ns: int) -> int:
+        """How many merchants have a breaker of their own that lets no order through now."""
+        return sum(not scope.breaker.admits(now_ns) for scope in self._merchants.values())
+
     def merchants(self) -> Mapping[str, Scope]:
         """The merchants that are kept."""
         return self._merchants
