@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
 
+import msgspec
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy
@@ -23,6 +24,13 @@ _SEND_WITHIN_MS = 2_000
 _SENDING_MARGIN_MS = 5_000
 # What a provider needs to take a call in that was given up here, and what the clocks of two machines may be apart.
 _ABSENCE_MARGIN_S = 15.0
+
+
+class Acknowledgement(msgspec.Struct, frozen=True):
+    """The content of a 200 to a notification."""
+
+    body: str = ""
+    content_type: str = "text/plain"
 
 
 class SecretSettings(Section):
@@ -61,6 +69,10 @@ class ProviderAccountSettings(Section):
     merchant_id: MerchantId = ""
     api_key: SecretSettings
     notification_keys: Annotated[dict[KeyId, SecretSettings], Field(min_length=1, max_length=2)]
+
+    def all_secrets(self) -> list[SecretSettings]:
+        """Every secret of the account: what no table and no log may hold."""
+        return [self.api_key, *self.notification_keys.values()]
 
 
 class ChannelSettings(ProviderAccountSettings):
@@ -119,6 +131,10 @@ class ChannelSettings(ProviderAccountSettings):
         """How long one call for a merchant may take."""
         limits = self.merchants.get(merchant, self.merchant_limits)
         return self.timeout_s if limits.timeout_s is None else limits.timeout_s
+
+    def acknowledgement_of(self) -> Acknowledgement:
+        """What the provider is answered with once its notification is stored."""
+        return Acknowledgement()
 
     def policy(self) -> ChannelPolicy:
         """What decisions on results need."""

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from channel_gateway.channel_settings import Acknowledgement
 from channel_gateway.channels import ChannelSet
 from channel_gateway.channels.base import Channel, NotificationInvalid, NotificationIrrelevant, ReceivedNotification
 from channel_gateway.commands import TakeNotification
@@ -30,6 +31,7 @@ NOTIFICATIONS = telemetry.counter("channel_notifications_total", "Notifications 
 
 BODY_BYTES_MAX = 65_536
 _CALLER = "provider:"
+_NOTHING_SAID = Acknowledgement()
 _RETRY_AFTER_S = "1"
 _STOP_GRACE_S = 5.0
 BODY_TIMEOUT_S = 5.0  # a body that comes slower does not keep its place from others
@@ -77,7 +79,8 @@ class NotificationEndpoint:
             return _answer(name, 503)
         self._in_flight += 1
         try:
-            return _answer(name, await self._take(name, request))
+            status = await self._take(name, request)
+            return _answer(name, status, self._channels.settings[name].acknowledgement_of())
         finally:
             self._in_flight -= 1
 
@@ -133,6 +136,8 @@ class NotificationEndpoint:
         return TakeNotification(origin, channel.name, channel.policy, received, body)
 
 
-def _answer(channel: str, status: int) -> web.Response:
+def _answer(channel: str, status: int, acknowledgement: Acknowledgement = _NOTHING_SAID) -> web.Response:
     NOTIFICATIONS.labels(channel, str(status)).inc()
+    if status == 200 and acknowledgement.body:
+        return web.Response(text=acknowledgement.body, content_type=acknowledgement.content_type)
     return web.Response(status=status, headers={"Retry-After": _RETRY_AFTER_S} if status == 503 else None)

@@ -10,6 +10,7 @@ from channel_gateway.channel_order import ChannelPolicy
 from channel_gateway.channel_settings import ChannelSettings
 from channel_gateway.channels.base import Channel
 from channel_gateway.channels.sandbox import SandboxChannel
+from channel_gateway.channels.signed_json import SignedJsonChannel
 from channel_gateway.channels.stripe import StripeChannel
 from paykit.errors import FailedPrecondition
 
@@ -17,6 +18,7 @@ from paykit.errors import FailedPrecondition
 # which its line in settings.py sees to.
 CHANNELS: dict[str, Callable[[str, bool, Any, Any], Channel]] = {
     "sandbox": SandboxChannel,
+    "signed_json": SignedJsonChannel,
     "stripe": StripeChannel,
 }
 

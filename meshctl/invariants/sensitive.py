@@ -86,4 +86,4 @@ def secrets_of(settings: MeshSettings) -> list[bytes]:
 
 
 def _of_account(account: ProviderAccountSettings) -> list[str]:
-    return [account.api_key.read(), *(key.read() for key in account.notification_keys.values())]
+    return [secret.read() for secret in account.all_secrets()]

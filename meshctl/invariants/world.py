@@ -18,11 +18,9 @@ from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
 from pay_core.tables import (
     Account,
-    Adjustment,
     BalanceSnapshot,
     Book,
     Closing,
-    Compensation,
     Coupon,
     Entry,
     Hold,
@@ -60,8 +58,6 @@ TABLES: Mapping[str, tuple[type[Row], ...]] = {
         Coupon,
         PaymentCase,
         RuleVersion,
-        Adjustment,
-        Compensation,
         *SYSTEM_TABLES,
     ),
     "channel_gateway": (ChannelOrder, Notification, ChannelOverride, *SYSTEM_TABLES),

@@ -93,6 +93,10 @@ class Gateway:
         self.service: Service
         self.stub: Any
 
+    def configure(self, **channel: Any) -> None:
+        """Changes what the channel's settings will be at the next start of the service."""
+        self._channel |= channel
+
     async def start(self) -> Self:
         """Migrates, then starts all."""
         await make_schema(app.NAME, self._shards)
@@ -112,7 +116,7 @@ class Gateway:
                 "notification_listen": f"127.0.0.1:{self._notification_port}",
                 "notifications_in_flight_max": self._notifications_in_flight_max,
                 "channels": {
-                    CHANNEL: channel_settings(self.process.url, **self._channel),
+                    CHANNEL: channel_settings(self.process.url) | self._channel,
                     WALLET: wallet_settings(self.process.url),
                 },
             }

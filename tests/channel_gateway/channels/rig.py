@@ -96,7 +96,9 @@ class Rig(abc.ABC):
     # What this channel calls a failure for which the suite has another name.
     reasons: ClassVar[Mapping[str, str]] = {}
     currency: ClassVar[str] = "EUR"
-    wrong_key: ClassVar[Mapping[str, Any]] = {"value": "wrong"}  # an api_key that the provider does not accept
+    wrong_key: Mapping[str, Any] = {"value": "wrong"}  # an api_key that the provider does not accept
+    # Where signatures stand in the body, nonsense cannot be signed: it is refused for want of one.
+    signs_bodies: ClassVar[bool] = False
 
     def __init__(self, folder: Path, inbox: Inbox) -> None:
         self.folder = folder
@@ -124,6 +126,21 @@ class Rig(abc.ABC):
     def sign(self, body: bytes, *, key: str = "new", shadow: bool = False, age_s: float = 0) -> Mapping[str, str]:
         """The headers of a notification that was signed so long ago: with the account's ``new`` key, with its ``old``
         one, which is still accepted, or with one that is ``unknown``."""
+
+    def sealed(self, body: bytes, *, key: str = "new", shadow: bool = False, age_s: float = 0) -> Notice:
+        """A notification so signed; its body is another one where the signature stands in it."""
+        return Notice(self.sign(body, key=key, shadow=shadow, age_s=age_s), body)
+
+    def forged(self, notice: Notice) -> Mapping[str, Notice]:
+        """Notifications that look like ``notice`` and are not signed rightly, by what is wrong with them."""
+        names = self.sign(notice.body)
+        return {
+            "a byte more": Notice(notice.headers, notice.body + b" "),
+            "a byte less": Notice(notice.headers, notice.body[:-1]),
+            "unsigned": Notice({}, notice.body),
+            "empty": Notice(dict.fromkeys(names, ""), notice.body),
+            "malformed": Notice(dict.fromkeys(names, "\xff,;=\u00e9"), notice.body),
+        }
 
     @abc.abstractmethod
     def truth(self, order: ChannelOrder, asks: str) -> Answer:
