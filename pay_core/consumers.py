@@ -121,16 +121,7 @@ class DuePayments:
 
     async def _ask(self, instruction: Instruction, origin: Origin) -> bool:
         """Asks for the outcome of an instruction; whether there was one."""
-        question = TOOLS[instruction.tool].query(instruction)
-        if question is None:
-            return False
-        try:
-            answer = await self._channels.batch(question.service, question.method)(question.request, origin.context)
-        except MeshError as error:
-            # Not known there yet (the outbox delivers it), or not reachable: both are asked again later.
-            log.info("result_unknown", instruction_id=instruction.id, tool=instruction.tool, reason=error.reason)
-            return False
-        outcome = question.read(answer)
+        outcome = await ask_outcome(self._channels, instruction, origin.context)
         if outcome is None:
             return False
         command = SettleInstruction(
@@ -143,3 +134,17 @@ class DuePayments:
         )
         await self._store.run(command)
         return True
+
+
+async def ask_outcome(channels: Channels, instruction: Instruction, context: BusinessContext) -> Outcome | None:
+    """The outcome of a PROCESSING instruction, as the service that carries it out says; None where it is still open."""
+    question = TOOLS[instruction.tool].query(instruction)
+    if question is None:
+        return None
+    try:
+        answer = await channels.batch(question.service, question.method)(question.request, context)
+    except MeshError as error:
+        # Not known there yet (the outbox delivers it), or not reachable: both are asked again later.
+        log.info("result_unknown", instruction_id=instruction.id, tool=instruction.tool, reason=error.reason)
+        return None
+    return question.read(answer)

@@ -14,3 +14,4 @@ class PayCoreSettings(ServiceSettings):
     channel_result_due_max_s: Seconds = 3600.0  # the longest pause between two such questions
     drain_s: Seconds = 60.0  # how long a date that is closing waits for its payments under way
     rules_path: Path | None = None  # the rules file, watched for changes; the rules of the package where left out
+    compensation_callers: tuple[str, ...] = ("recon",)  # common names, as shell patterns, that may have repairs done

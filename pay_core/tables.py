@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
+from paykit.compensation import CompensationRow
 from paykit.store.row import Blob, Code, Id, LongName, LongText, Millis, Minor, Name, Row, Small, Title, mapped
 
 metadata = MetaData()
@@ -245,6 +246,33 @@ class PaymentCase(Row, frozen=True, kw_only=True):
     resolution_payment_id: Id
     opened_at_ms: Millis
     resolved_at_ms: Millis | None
+
+
+@mapped(
+    metadata, "adjustment", unique=["repair_id"], index=[("journal_id",), ("reversed_journal_id",), ("payment_id",)]
+)
+class Adjustment(Row, frozen=True, kw_only=True):
+    """A journal that no payment posted: a repair did ("adj_…"). Never changed."""
+
+    biz_id: Id
+    repair_id: Id
+    break_id: Id
+    kind: Code  # ADJUST or REVERSE
+    journal_id: Id
+    reversed_journal_id: Id  # of a REVERSE: the journal it undoes
+    payment_id: Id  # the one it is about; empty where nobody knows
+    instruction_id: Id
+    channel: Name  # of an ADJUST
+    currency: Code
+    amount_minor: Minor  # of an ADJUST: by how much more came in outside; of a REVERSE: what the instruction booked
+    proposed_by: Name
+    approved_by: Name
+    created_at_ms: Millis
+
+
+@mapped(metadata, "compensation", unique=["repair_id"], index=[("due_at_ms",), ("biz_id",)])
+class Compensation(CompensationRow, frozen=True, kw_only=True):
+    """A repair that reconciliation asked for."""
 
 
 @mapped(metadata, "rule_version", unique=["rule_key"])

@@ -12,20 +12,21 @@ from paykit.ids import slot_in
 from paykit.rpc.checks import Fields, encode_page_token
 from paykit.store.command import Origin
 from paykit.store.store import Store
-from paymesh.recon.v1 import break_pb2, recon_service_pb2, recon_service_pb2_grpc
+from paymesh.recon.v1 import recon_service_pb2, recon_service_pb2_grpc, repair_pb2
 from recon import summary
+from recon.break_filter import break_filter
 from recon.commands import CloseBreak
 from recon.matching import MatchKind, MatchState
-from recon.tables import Break
-from recon.views import KINDS, STATES, break_to_proto
+from recon.repair_views import repair_to_proto
+from recon.tables import Break, Repair
+from recon.views import KINDS, break_to_proto
 
 _CLOSE_BREAK = "/paymesh.recon.v1.ReconService/CloseBreak"
 _REASON_MAX_CHARS = 255
-_STATE_NAMES = {number: name for name, number in STATES.items()}
-
-_BREAK_STATE: Any = break_pb2.BreakState  # the stubs show the class, not its wrapper
+_REPAIRS_MAX = 50  # of one break that are shown with it
 
 _break = Break.__table__
+_repair = Repair.__table__
 
 
 class ReconService(recon_service_pb2_grpc.ReconServiceServicer):
@@ -44,25 +45,27 @@ class ReconService(recon_service_pb2_grpc.ReconServiceServicer):
         rows = await self._store.fetch(Break, statement, slot=slot_in(break_id), shadow=current().shadow)
         if not rows:
             raise NotFound(f"there is no break {break_id}", metadata={"break_id": break_id})
-        return recon_service_pb2.GetBreakResponse(**{"break": break_to_proto(rows[0])})
+        response = recon_service_pb2.GetBreakResponse(repairs=await self._repairs_of(rows[0]))
+        getattr(response, "break").CopyFrom(break_to_proto(rows[0]))  # a keyword of Python
+        return response
+
+    async def _repairs_of(self, row: Break) -> list[repair_pb2.Repair]:
+        statement = (
+            select(_repair).where(_repair.c.break_id == row.id).order_by(_repair.c.id.desc()).limit(_REPAIRS_MAX)
+        )
+        found = await self._store.fetch(Repair, statement, slot=row.slot, shadow=current().shadow)
+        return [repair_to_proto(repair) for repair in found]
 
     async def ListBreaks(
         self, request: recon_service_pb2.ListBreaksRequest, servicer: Any
     ) -> recon_service_pb2.ListBreaksResponse:
         fields = Fields()
-        if request.state:
-            fields.enum("state", request.state, _BREAK_STATE)
-        biz_id = fields.id("biz_id", request.biz_id, "biz", required=False)
-        scope = f"recon.breaks/{request.state}/{biz_id}"
+        conditions, scope = break_filter(request, fields, self._store.clock.now_ms())
         page_size = fields.page_size(request.page_size)
         before_id = fields.page_token(request.page_token, scope, str)
         fields.raise_if_any()
         # Ids sort by time of minting, on every shard alike: the newest of all are among the newest of each.
-        statement = select(_break).order_by(_break.c.id.desc()).limit(page_size + 1)
-        if request.state:
-            statement = statement.where(_break.c.state == _STATE_NAMES[request.state])
-        if biz_id:
-            statement = statement.where(_break.c.biz_id == biz_id)
+        statement = select(_break).where(*conditions).order_by(_break.c.id.desc()).limit(page_size + 1)
         if before_id is not None:
             statement = statement.where(_break.c.id < before_id)
         rows = await self._store.fetch_everywhere(Break, statement, shadow=current().shadow)

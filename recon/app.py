@@ -7,14 +7,16 @@ from paykit.events.bus import Bus
 from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
-from paymesh.recon.v1 import recon_service_pb2_grpc
-from recon import consumers
+from paymesh.recon.v1 import recon_service_pb2_grpc, repair_service_pb2_grpc
+from recon import consumers, repair_due
 from recon.api import ReconService
 from recon.expiry import Expiry
 from recon.metrics import Gauges
 from recon.peers import Peers
+from recon.repair_api import RepairService
+from recon.repair_due import DueRepairs
 from recon.settings import ReconSettings
-from recon.tables import Break, Match
+from recon.tables import Break, Match, Repair
 
 
 def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
@@ -24,9 +26,14 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     expiry = Expiry(service.store, Peers(service.channels, settings.ask), rules)
     gauges = Gauges(service.store, settings.gauge_interval_s)
     service.add_servicer(recon_service_pb2_grpc.add_ReconServiceServicer_to_server, ReconService(service.store))
+    repairs = RepairService(service.store, rules, settings.repairs)
+    service.add_servicer(repair_service_pb2_grpc.add_RepairServiceServicer_to_server, repairs)
     service.add_consumer(consumers.consumer(rules))
+    service.add_consumer(repair_due.consumer(rules))
+    service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())
     service.add_timer(Timer("recon-window", Match, expiry.fire))
     service.add_lookup("brk", Break)
     service.add_lookup("mat", Match)
+    service.add_lookup("rpr", Repair)
     service.add_background(gauges.start, gauges.stop)
     return service

@@ -11,12 +11,12 @@ from paykit.errors import NotFound
 from paykit.ids import slot_in
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
-from recon import matching
+from recon import matching, repairing
 from recon.answers import Answer, Verdict
 from recon.breaks import EVIDENCE_MAX, Subject, add_evidence, close_break, open_break
 from recon.matching import BreakState, BreakType, CloseReason, Fact, MatchKind, MatchState
 from recon.rules import Rules
-from recon.tables import Break, Match
+from recon.tables import Break, Match, Repair
 from recon.views import describe
 
 
@@ -140,7 +140,8 @@ class ApplyAnswer(Command[None]):
 
 
 class CloseBreak(Command[Break]):
-    """A person closes a break, with a reason."""
+    """A person closes a break, with a reason. A repair of it that has not gone out is withdrawn; one that has must end
+    first."""
 
     result_type = Break
 
@@ -151,11 +152,13 @@ class CloseBreak(Command[Break]):
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield key(Break, self.break_id)
+        yield key(Repair, self.break_id, "break_id")
 
     def decide(self, work: Work) -> Break:
         found = work.get(Break, self.break_id)
         if found is None:
             raise NotFound(f"there is no break {self.break_id}", metadata={"break_id": self.break_id})
+        repairing.withdraw_all(work, found, self.reason)
         return close_break(work, found, self.reason)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from paykit.context import pack
+from paykit.errors import FailedPrecondition
 from paykit.store.command import Work
-from recon.repair import BY_RULE, REPAIR, RepairRules, amount_of, is_automatic, remedy_of
+from recon.repair import BY_RULE, REPAIR, RepairRules, RepairState, amount_of, is_automatic, remedy_of
 from recon.tables import Break, Repair
+
+_DETAIL_MAX = 255  # characters of the column
 
 
 def opened(work: Work, broken: Break, rules: RepairRules) -> None:
@@ -47,7 +52,7 @@ def propose(work: Work, broken: Break, amount_minor: int, proposed_by: str, prop
         effect_id="",
         due_at_ms=due_at_ms,
         ask_count=0,
-        context=pack(work.context),
+        context=pack(replace(work.context, deadline_ms=None)),
         proposed_at_ms=work.now_ms,
         decided_at_ms=None,
         sent_at_ms=None,
@@ -55,4 +60,36 @@ def propose(work: Work, broken: Break, amount_minor: int, proposed_by: str, prop
     )
     return work.insert(
         repair, parent_id=broken.id, note=f"{remedy.kind} {amount_minor} {broken.currency} by {proposed_by}"
+    )
+
+
+def withdraw(work: Work, repair: Repair, reason: str) -> Repair:
+    """A repair that has not gone out is not wanted any more: its break was closed, for ``reason``."""
+    withdrawn = REPAIR.move(
+        repair,
+        RepairState.WITHDRAWN,
+        due_at_ms=None,
+        finished_at_ms=work.now_ms,
+        detail=f"its break was closed: {reason}"[:_DETAIL_MAX],
+    )
+    return work.update(withdrawn, parent_id=repair.break_id, note=reason)
+
+
+def withdraw_all(work: Work, broken: Break, reason: str) -> None:
+    """A person closes a break: what has not gone out is withdrawn. FailedPrecondition REPAIR_UNDER_WAY where a service
+    is carrying one out: what it does would be left without a break."""
+    for repair in work.many(Repair, "break_id", broken.id):
+        if repair.state == RepairState.SENT:
+            raise under_way(repair)
+        if not REPAIR.is_terminal(repair.state):
+            withdraw(work, repair, reason)
+
+
+def under_way(repair: Repair) -> FailedPrecondition:
+    """That a break has a repair already."""
+    return FailedPrecondition(
+        f"break {repair.break_id} has the repair {repair.id}, which is {repair.state}",
+        reason="REPAIR_UNDER_WAY",
+        subject=repair.break_id,
+        metadata={"repair_id": repair.id, "state": repair.state},
     )

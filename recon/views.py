@@ -39,6 +39,12 @@ def break_to_proto(row: Break) -> break_pb2.Break:
         open_time=_timestamp(row.opened_at_ms),
         close_time=None if row.closed_at_ms is None else _timestamp(row.closed_at_ms),
         version=row.version,
+        payment_id=row.payment_id,
+        channel=row.channel,
+        channel_order_id=row.channel_order_id,
+        subject_id=row.subject_id,
+        difference_minor=row.difference_minor,
+        repair_id=row.repair_id,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Flaw, Slice
 from pay_core.payment import ESCROW, collected_minor
-from pay_core.tables import Instruction, Payment
+from pay_core.tables import Adjustment, Instruction, Payment
 from paykit.ids import is_id
 from paykit.store.system import CommandRecord
 from trade_core.tables import PayAttempt, Trade
@@ -101,10 +101,12 @@ def _is_done(ins: Instruction, *, may_fail: bool) -> bool:
 
 def instructions_are_booked_once(world: Slice, tally: Tally) -> None:
     """A SUCCEEDED instruction is booked once: LOCAL, SENT into transit, or drawn from there. No other one is, nor is
-    what only keeps money or lets it go."""
+    what only keeps money or lets it go. A journal that a repair has undone books nothing any more."""
+    undone = {row.reversed_journal_id for row in world.rows(Adjustment)}
     for instruction in world.rows(Instruction):
         tally.count()
         legs = [leg for leg in world.legs.get(instruction.id, []) if leg.leg != "RECEIVED"]
+        legs = [leg for leg in legs if leg.journal_id not in undone]
         booked = [(leg.amount_minor, leg.currency) for leg in legs]
         due = (collected_minor(instruction), instruction.currency)
         if instruction.state == "SUCCEEDED" and instruction.action in ("RESERVE", "RELEASE"):

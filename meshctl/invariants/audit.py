@@ -6,7 +6,18 @@ from channel_gateway.overrides import EXPIRY_MAX_MS, OVERRIDES_SLOT, OverrideMod
 from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Flaw, Slice
-from pay_core.tables import Closing, Coupon, Hold, Instruction, Journal, Payment, PaymentCase, RuleVersion
+from pay_core.tables import (
+    Adjustment,
+    Closing,
+    Compensation,
+    Coupon,
+    Hold,
+    Instruction,
+    Journal,
+    Payment,
+    PaymentCase,
+    RuleVersion,
+)
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord
 from recon.tables import Break, Repair
@@ -23,6 +34,8 @@ AUDITED: tuple[type[Row], ...] = (
     PaymentCase,
     Closing,
     RuleVersion,
+    Adjustment,
+    Compensation,
     ChannelOrder,
     Notification,
     ChannelOverride,

@@ -15,7 +15,8 @@ from pay_core.closing import CLOSING
 from pay_core.coupon import COUPON
 from pay_core.holds import HOLD
 from pay_core.payment import ESCROW, INSTRUCTION, PAYMENT, Action, Direction, collected_minor, did
-from pay_core.tables import Closing, Coupon, Hold, Instruction, Payment, PaymentCase
+from pay_core.tables import Closing, Compensation, Coupon, Hold, Instruction, Payment, PaymentCase
+from paykit.compensation import COMPENSATION
 from paykit.state_machine import StateMachine
 from paykit.store.command import Change
 from paykit.store.row import Row
@@ -35,6 +36,7 @@ MACHINES: Mapping[type[Row], StateMachine[Any]] = {
     Coupon: COUPON,
     PaymentCase: CASE,
     Closing: CLOSING,
+    Compensation: COMPENSATION,
     ChannelOrder: CHANNEL_ORDER,
     Break: BREAK,
     Repair: REPAIR,
@@ -86,7 +88,16 @@ def versions_are_positive(world: Slice, tally: Tally) -> None:
         tally.expect(row.version <= 1 or not is_fixed, row.id, f"{row.__entity__} was changed: version {row.version}")
 
 
-_NEVER_CHANGED = ("entry", "journal", "command_record", "notification", "rule_version", "trade_line", "trade_relation")
+_NEVER_CHANGED = (
+    "entry",
+    "journal",
+    "adjustment",
+    "command_record",
+    "notification",
+    "rule_version",
+    "trade_line",
+    "trade_relation",
+)
 
 
 def not_both_done_and_undone(world: Slice, tally: Tally) -> None:

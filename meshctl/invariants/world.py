@@ -18,9 +18,11 @@ from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
 from pay_core.tables import (
     Account,
+    Adjustment,
     BalanceSnapshot,
     Book,
     Closing,
+    Compensation,
     Coupon,
     Entry,
     Hold,
@@ -58,6 +60,8 @@ TABLES: Mapping[str, tuple[type[Row], ...]] = {
         Coupon,
         PaymentCase,
         RuleVersion,
+        Adjustment,
+        Compensation,
         *SYSTEM_TABLES,
     ),
     "channel_gateway": (ChannelOrder, Notification, ChannelOverride, *SYSTEM_TABLES),

@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaymesh/recon/v1/break.proto\x12\x10paymesh.recon.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\x9e\x03\n\x05\x42reak\x12\x10\n\x08\x62reak_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12)\n\x04type\x18\x03 \x01(\x0e\x32\x1b.paymesh.recon.v1.BreakType\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.paymesh.recon.v1.BreakState\x12/\n\nmatch_kind\x18\x05 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x11\n\tmatch_key\x18\x06 \x01(\t\x12\x30\n\x0e\x61mount_at_risk\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\r\n\x05owner\x18\x08 \x01(\t\x12\x10\n\x08\x65vidence\x18\t \x01(\t\x12\x14\n\x0c\x63lose_reason\x18\n \x01(\t\x12-\n\topen_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nclose_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\r \x01(\x03*\xc1\x01\n\tMatchKind\x12\x1a\n\x16MATCH_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14MATCH_KIND_TRADE_PAY\x10\x01\x12\x1a\n\x16MATCH_KIND_PAY_CHANNEL\x10\x02\x12\x19\n\x15MATCH_KIND_PAY_LEDGER\x10\x03\x12\x16\n\x12MATCH_KIND_TRANSIT\x10\x04\x12\x18\n\x14MATCH_KIND_STATEMENT\x10\x05\x12\x15\n\x11MATCH_KIND_RECORD\x10\x06*\x91\x03\n\tBreakType\x12\x1a\n\x16\x42REAK_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42REAK_TYPE_MISSING_FIRST\x10\x01\x12\x1d\n\x19\x42REAK_TYPE_MISSING_SECOND\x10\x02\x12\x1e\n\x1a\x42REAK_TYPE_AMOUNT_MISMATCH\x10\x03\x12\x1d\n\x19\x42REAK_TYPE_RESULT_UNKNOWN\x10\x04\x12$\n BREAK_TYPE_NOTIFICATION_MISMATCH\x10\x05\x12\x1b\n\x17\x42REAK_TYPE_MISSING_HERE\x10\x06\x12\x1c\n\x18\x42REAK_TYPE_MISSING_THERE\x10\x07\x12 \n\x1c\x42REAK_TYPE_CURRENCY_MISMATCH\x10\x08\x12\x1e\n\x1a\x42REAK_TYPE_STATUS_MISMATCH\x10\t\x12\x18\n\x14\x42REAK_TYPE_DUPLICATE\x10\n\x12\x13\n\x0f\x42REAK_TYPE_LATE\x10\x0b\x12\x1a\n\x16\x42REAK_TYPE_UNEXPLAINED\x10\x0c*W\n\nBreakState\x12\x1b\n\x17\x42REAK_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42REAK_STATE_OPEN\x10\x01\x12\x16\n\x12\x42REAK_STATE_CLOSED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpaymesh/recon/v1/break.proto\x12\x10paymesh.recon.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\"\x9e\x04\n\x05\x42reak\x12\x10\n\x08\x62reak_id\x18\x01 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x02 \x01(\t\x12)\n\x04type\x18\x03 \x01(\x0e\x32\x1b.paymesh.recon.v1.BreakType\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.paymesh.recon.v1.BreakState\x12/\n\nmatch_kind\x18\x05 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x11\n\tmatch_key\x18\x06 \x01(\t\x12\x30\n\x0e\x61mount_at_risk\x18\x07 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\r\n\x05owner\x18\x08 \x01(\t\x12\x10\n\x08\x65vidence\x18\t \x01(\t\x12\x14\n\x0c\x63lose_reason\x18\n \x01(\t\x12-\n\topen_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nclose_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\r \x01(\x03\x12\x12\n\npayment_id\x18\x0e \x01(\t\x12\x0f\n\x07\x63hannel\x18\x0f \x01(\t\x12\x18\n\x10\x63hannel_order_id\x18\x10 \x01(\t\x12\x12\n\nsubject_id\x18\x11 \x01(\t\x12\x18\n\x10\x64ifference_minor\x18\x12 \x01(\x03\x12\x11\n\trepair_id\x18\x13 \x01(\t*\xc1\x01\n\tMatchKind\x12\x1a\n\x16MATCH_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14MATCH_KIND_TRADE_PAY\x10\x01\x12\x1a\n\x16MATCH_KIND_PAY_CHANNEL\x10\x02\x12\x19\n\x15MATCH_KIND_PAY_LEDGER\x10\x03\x12\x16\n\x12MATCH_KIND_TRANSIT\x10\x04\x12\x18\n\x14MATCH_KIND_STATEMENT\x10\x05\x12\x15\n\x11MATCH_KIND_RECORD\x10\x06*\x91\x03\n\tBreakType\x12\x1a\n\x16\x42REAK_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42REAK_TYPE_MISSING_FIRST\x10\x01\x12\x1d\n\x19\x42REAK_TYPE_MISSING_SECOND\x10\x02\x12\x1e\n\x1a\x42REAK_TYPE_AMOUNT_MISMATCH\x10\x03\x12\x1d\n\x19\x42REAK_TYPE_RESULT_UNKNOWN\x10\x04\x12$\n BREAK_TYPE_NOTIFICATION_MISMATCH\x10\x05\x12\x1b\n\x17\x42REAK_TYPE_MISSING_HERE\x10\x06\x12\x1c\n\x18\x42REAK_TYPE_MISSING_THERE\x10\x07\x12 \n\x1c\x42REAK_TYPE_CURRENCY_MISMATCH\x10\x08\x12\x1e\n\x1a\x42REAK_TYPE_STATUS_MISMATCH\x10\t\x12\x18\n\x14\x42REAK_TYPE_DUPLICATE\x10\n\x12\x13\n\x0f\x42REAK_TYPE_LATE\x10\x0b\x12\x1a\n\x16\x42REAK_TYPE_UNEXPLAINED\x10\x0c*W\n\nBreakState\x12\x1b\n\x17\x42REAK_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42REAK_STATE_OPEN\x10\x01\x12\x16\n\x12\x42REAK_STATE_CLOSED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.recon.v1.break_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MATCHKIND']._serialized_start=532
-  _globals['_MATCHKIND']._serialized_end=725
-  _globals['_BREAKTYPE']._serialized_start=728
-  _globals['_BREAKTYPE']._serialized_end=1129
-  _globals['_BREAKSTATE']._serialized_start=1131
-  _globals['_BREAKSTATE']._serialized_end=1218
+  _globals['_MATCHKIND']._serialized_start=660
+  _globals['_MATCHKIND']._serialized_end=853
+  _globals['_BREAKTYPE']._serialized_start=856
+  _globals['_BREAKTYPE']._serialized_end=1257
+  _globals['_BREAKSTATE']._serialized_start=1259
+  _globals['_BREAKSTATE']._serialized_end=1346
   _globals['_BREAK']._serialized_start=115
-  _globals['_BREAK']._serialized_end=529
+  _globals['_BREAK']._serialized_end=657
 # @@protoc_insertion_point(module_scope)

@@ -166,6 +166,12 @@ class Break(_message.Message):
     OPEN_TIME_FIELD_NUMBER: _builtins.int
     CLOSE_TIME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PAYMENT_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    CHANNEL_ORDER_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_ID_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_MINOR_FIELD_NUMBER: _builtins.int
+    REPAIR_ID_FIELD_NUMBER: _builtins.int
     break_id: _builtins.str
     """"brk_…"."""
     biz_id: _builtins.str
@@ -186,6 +192,18 @@ class Break(_message.Message):
     """Why it was closed."""
     version: _builtins.int
     """Steps by one with each change."""
+    payment_id: _builtins.str
+    """The payment it is about, where that is known."""
+    channel: _builtins.str
+    """The channel it is about, where it is about one."""
+    channel_order_id: _builtins.str
+    """The channel order it is about, where that is known."""
+    subject_id: _builtins.str
+    """What else it is about: a doubt ("dbt_…"), a line of a statement ("stl_…")."""
+    difference_minor: _builtins.int
+    """By how many minor units more came in at the provider than in our books; 0 where that is not known."""
+    repair_id: _builtins.str
+    """The repair that closed it."""
     @_builtins.property
     def amount_at_risk(self) -> _money_pb2.Money:
         """What is at risk."""
@@ -214,10 +232,16 @@ class Break(_message.Message):
         open_time: _timestamp_pb2.Timestamp | None = ...,
         close_time: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        payment_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        channel_order_id: _builtins.str = ...,
+        subject_id: _builtins.str = ...,
+        difference_minor: _builtins.int = ...,
+        repair_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount_at_risk", b"amount_at_risk", "close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_at_risk", b"amount_at_risk", "biz_id", b"biz_id", "break_id", b"break_id", "close_reason", b"close_reason", "close_time", b"close_time", "evidence", b"evidence", "match_key", b"match_key", "match_kind", b"match_kind", "open_time", b"open_time", "owner", b"owner", "state", b"state", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_at_risk", b"amount_at_risk", "biz_id", b"biz_id", "break_id", b"break_id", "channel", b"channel", "channel_order_id", b"channel_order_id", "close_reason", b"close_reason", "close_time", b"close_time", "difference_minor", b"difference_minor", "evidence", b"evidence", "match_key", b"match_key", "match_kind", b"match_kind", "open_time", b"open_time", "owner", b"owner", "payment_id", b"payment_id", "repair_id", b"repair_id", "state", b"state", "subject_id", b"subject_id", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

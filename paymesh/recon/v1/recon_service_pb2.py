@@ -22,11 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from paymesh.common.v1 import options_pb2 as paymesh_dot_common_dot_v1_dot_options__pb2
 from paymesh.recon.v1 import break_pb2 as paymesh_dot_recon_dot_v1_dot_break__pb2
+from paymesh.recon.v1 import repair_pb2 as paymesh_dot_recon_dot_v1_dot_repair__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$paymesh/recon/v1/recon_service.proto\x12\x10paymesh.recon.v1\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/recon/v1/break.proto\"#\n\x0fGetBreakRequest\x12\x10\n\x08\x62reak_id\x18\x01 \x01(\t\":\n\x10GetBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"w\n\x11ListBreaksRequest\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.paymesh.recon.v1.BreakState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x04 \x01(\t\"V\n\x12ListBreaksResponse\x12\'\n\x06\x62reaks\x18\x01 \x03(\x0b\x32\x17.paymesh.recon.v1.Break\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x11\x43loseBreakRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x62reak_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x12\x43loseBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"\x18\n\x16GetReconSummaryRequest\"a\n\x17GetReconSummaryResponse\x12,\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1c.paymesh.recon.v1.MatchCount\x12\x18\n\x10open_break_count\x18\x02 \x01(\x03\"{\n\nMatchCount\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x15\n\rmatched_count\x18\x02 \x01(\x03\x12\x15\n\rwaiting_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x62roken_count\x18\x04 \x01(\x03\x32\x93\x03\n\x0cReconService\x12W\n\x08GetBreak\x12!.paymesh.recon.v1.GetBreakRequest\x1a\".paymesh.recon.v1.GetBreakResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nListBreaks\x12#.paymesh.recon.v1.ListBreaksRequest\x1a$.paymesh.recon.v1.ListBreaksResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nCloseBreak\x12#.paymesh.recon.v1.CloseBreakRequest\x1a$.paymesh.recon.v1.CloseBreakResponse\"\x04\xa0\xbb\x18\x02\x12l\n\x0fGetReconSummary\x12(.paymesh.recon.v1.GetReconSummaryRequest\x1a).paymesh.recon.v1.GetReconSummaryResponse\"\x04\xa0\xbb\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$paymesh/recon/v1/recon_service.proto\x12\x10paymesh.recon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/recon/v1/break.proto\x1a\x1dpaymesh/recon/v1/repair.proto\"#\n\x0fGetBreakRequest\x12\x10\n\x08\x62reak_id\x18\x01 \x01(\t\"e\n\x10GetBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\x12)\n\x07repairs\x18\x02 \x03(\x0b\x32\x18.paymesh.recon.v1.Repair\"\xa2\x02\n\x11ListBreaksRequest\x12+\n\x05state\x18\x01 \x01(\x0e\x32\x1c.paymesh.recon.v1.BreakState\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06\x62iz_id\x18\x04 \x01(\t\x12)\n\x04type\x18\x05 \x01(\x0e\x32\x1b.paymesh.recon.v1.BreakType\x12\r\n\x05owner\x18\x06 \x01(\t\x12\x15\n\rcurrency_code\x18\x07 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x08 \x01(\t\x12-\n\nolder_than\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10\x61mount_minor_min\x18\n \x01(\x03\"V\n\x12ListBreaksResponse\x12\'\n\x06\x62reaks\x18\x01 \x03(\x0b\x32\x17.paymesh.recon.v1.Break\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x11\x43loseBreakRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x62reak_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"<\n\x12\x43loseBreakResponse\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break\"\x18\n\x16GetReconSummaryRequest\"a\n\x17GetReconSummaryResponse\x12,\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1c.paymesh.recon.v1.MatchCount\x12\x18\n\x10open_break_count\x18\x02 \x01(\x03\"{\n\nMatchCount\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x15\n\rmatched_count\x18\x02 \x01(\x03\x12\x15\n\rwaiting_count\x18\x03 \x01(\x03\x12\x14\n\x0c\x62roken_count\x18\x04 \x01(\x03\x32\x93\x03\n\x0cReconService\x12W\n\x08GetBreak\x12!.paymesh.recon.v1.GetBreakRequest\x1a\".paymesh.recon.v1.GetBreakResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nListBreaks\x12#.paymesh.recon.v1.ListBreaksRequest\x1a$.paymesh.recon.v1.ListBreaksResponse\"\x04\xa0\xbb\x18\x02\x12]\n\nCloseBreak\x12#.paymesh.recon.v1.CloseBreakRequest\x1a$.paymesh.recon.v1.CloseBreakResponse\"\x04\xa0\xbb\x18\x02\x12l\n\x0fGetReconSummary\x12(.paymesh.recon.v1.GetReconSummaryRequest\x1a).paymesh.recon.v1.GetReconSummaryResponse\"\x04\xa0\xbb\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +43,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECONSERVICE'].methods_by_name['CloseBreak']._serialized_options = b'\240\273\030\002'
   _globals['_RECONSERVICE'].methods_by_name['GetReconSummary']._loaded_options = None
   _globals['_RECONSERVICE'].methods_by_name['GetReconSummary']._serialized_options = b'\240\273\030\002'
-  _globals['_GETBREAKREQUEST']._serialized_start=121
-  _globals['_GETBREAKREQUEST']._serialized_end=156
-  _globals['_GETBREAKRESPONSE']._serialized_start=158
-  _globals['_GETBREAKRESPONSE']._serialized_end=216
-  _globals['_LISTBREAKSREQUEST']._serialized_start=218
-  _globals['_LISTBREAKSREQUEST']._serialized_end=337
-  _globals['_LISTBREAKSRESPONSE']._serialized_start=339
-  _globals['_LISTBREAKSRESPONSE']._serialized_end=425
-  _globals['_CLOSEBREAKREQUEST']._serialized_start=427
-  _globals['_CLOSEBREAKREQUEST']._serialized_end=500
-  _globals['_CLOSEBREAKRESPONSE']._serialized_start=502
-  _globals['_CLOSEBREAKRESPONSE']._serialized_end=562
-  _globals['_GETRECONSUMMARYREQUEST']._serialized_start=564
-  _globals['_GETRECONSUMMARYREQUEST']._serialized_end=588
-  _globals['_GETRECONSUMMARYRESPONSE']._serialized_start=590
-  _globals['_GETRECONSUMMARYRESPONSE']._serialized_end=687
-  _globals['_MATCHCOUNT']._serialized_start=689
-  _globals['_MATCHCOUNT']._serialized_end=812
-  _globals['_RECONSERVICE']._serialized_start=815
-  _globals['_RECONSERVICE']._serialized_end=1218
+  _globals['_GETBREAKREQUEST']._serialized_start=184
+  _globals['_GETBREAKREQUEST']._serialized_end=219
+  _globals['_GETBREAKRESPONSE']._serialized_start=221
+  _globals['_GETBREAKRESPONSE']._serialized_end=322
+  _globals['_LISTBREAKSREQUEST']._serialized_start=325
+  _globals['_LISTBREAKSREQUEST']._serialized_end=615
+  _globals['_LISTBREAKSRESPONSE']._serialized_start=617
+  _globals['_LISTBREAKSRESPONSE']._serialized_end=703
+  _globals['_CLOSEBREAKREQUEST']._serialized_start=705
+  _globals['_CLOSEBREAKREQUEST']._serialized_end=778
+  _globals['_CLOSEBREAKRESPONSE']._serialized_start=780
+  _globals['_CLOSEBREAKRESPONSE']._serialized_end=840
+  _globals['_GETRECONSUMMARYREQUEST']._serialized_start=842
+  _globals['_GETRECONSUMMARYREQUEST']._serialized_end=866
+  _globals['_GETRECONSUMMARYRESPONSE']._serialized_start=868
+  _globals['_GETRECONSUMMARYRESPONSE']._serialized_end=965
+  _globals['_MATCHCOUNT']._serialized_start=967
+  _globals['_MATCHCOUNT']._serialized_end=1090
+  _globals['_RECONSERVICE']._serialized_start=1093
+  _globals['_RECONSERVICE']._serialized_end=1496
 # @@protoc_insertion_point(module_scope)

@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from paymesh.recon.v1 import break_pb2 as _break_pb2
+from paymesh.recon.v1 import repair_pb2 as _repair_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -48,12 +50,19 @@ class GetBreakResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BREAK_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def repairs(self) -> _containers.RepeatedCompositeFieldContainer[_repair_pb2.Repair]:
+        """Its repairs, newest first: the latest 50."""
+
     def __init__(
         self,
+        *,
+        repairs: _abc.Iterable[_repair_pb2.Repair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["break", b"break"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["break", b"break"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["break", b"break", "repairs", b"repairs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,6 +78,12 @@ class ListBreaksRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     BIZ_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    CURRENCY_CODE_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_FIELD_NUMBER: _builtins.int
+    AMOUNT_MINOR_MIN_FIELD_NUMBER: _builtins.int
     state: _break_pb2.BreakState.ValueType
     """Only in this state; all where left out."""
     page_size: _builtins.int
@@ -77,6 +92,20 @@ class ListBreaksRequest(_message.Message):
     """From the response before; empty for the first page."""
     biz_id: _builtins.str
     """Only of this business id."""
+    type: _break_pb2.BreakType.ValueType
+    """Only of this type; all where left out."""
+    owner: _builtins.str
+    """Only those that this owner looks after."""
+    currency_code: _builtins.str
+    """Only in this currency."""
+    channel: _builtins.str
+    """Only of this channel."""
+    amount_minor_min: _builtins.int
+    """Only those with as much at risk, or more, in minor units of whatever currency."""
+    @_builtins.property
+    def older_than(self) -> _duration_pb2.Duration:
+        """Only those that were opened so long ago, or earlier."""
+
     def __init__(
         self,
         *,
@@ -84,10 +113,16 @@ class ListBreaksRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         biz_id: _builtins.str = ...,
+        type: _break_pb2.BreakType.ValueType = ...,
+        owner: _builtins.str = ...,
+        currency_code: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        older_than: _duration_pb2.Duration | None = ...,
+        amount_minor_min: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["older_than", b"older_than"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["biz_id", b"biz_id", "page_size", b"page_size", "page_token", b"page_token", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_minor_min", b"amount_minor_min", "biz_id", b"biz_id", "channel", b"channel", "currency_code", b"currency_code", "older_than", b"older_than", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
