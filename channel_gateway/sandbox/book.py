@@ -20,14 +20,32 @@ from sqlalchemy import Connection
 
 from channel_gateway.sandbox.behaviour import Behaviour
 from channel_gateway.sandbox.book_file import (
+    as_deed,
     as_entry,
     by_reference,
     load_entries,
     open_book,
     write,
+    write_deeds,
     write_notifications,
 )
+from channel_gateway.sandbox.book_operations import (
+    Asked,
+    BookBusy,
+    BookClosed,
+    CustomerDecision,
+    Deeds,
+    Due,
+    Find,
+    IdempotencyConflict,
+    Mark,
+    NotPending,
+    Page,
+    Place,
+    Placed,
+)
 from channel_gateway.sandbox.book_tables import (
+    DEEDS,
     DUE,
     FIND,
     FIND_KEY,
@@ -37,19 +55,19 @@ from channel_gateway.sandbox.book_tables import (
     PAGE,
     SETTLE,
 )
+from channel_gateway.sandbox.decision import decide, decide_as_customer
 from channel_gateway.sandbox.entries import (
     FOLLOWING,
     UNUSED,
     Decision,
+    Deed,
     Entry,
     Notification,
     OrderRequest,
     Timing,
     Used,
-    decide,
-    decide_as_customer,
-    notification_prefix,
 )
+from channel_gateway.sandbox.notices import notification_prefix
 from paykit.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -58,75 +76,7 @@ BATCH_MAX = 256
 WAITING_MAX = 10_000
 
 
-class Placed(msgspec.Struct, frozen=True):
-    """What became of an order: new (``decision``), or the same as before (``earlier``)."""
-
-    decision: Decision | None
-    earlier: Entry | None
-
-
-class IdempotencyConflict(Exception):
-    """The key, or the reference, was used for another body."""
-
-
-class NotPending(Exception):
-    """The order is settled, or no customer is asked about it: nothing was done."""
-
-
-class BookBusy(Exception):
-    """Too many operations wait already; nothing was done."""
-
-
-class BookClosed(Exception):
-    """The book is closed."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Decide and book an order."""
-
-    request: OrderRequest
-    forced: Behaviour | None
-
-
-class Find(msgspec.Struct, frozen=True):
-    """The entry of an account's reference."""
-
-    account: str
-    reference: str
-
-
-class CustomerDecision(msgspec.Struct, frozen=True):
-    """Confirm or decline a pending order as its customer."""
-
-    reference: str
-    confirms: bool
-
-
-class Due(msgspec.Struct, frozen=True):
-    """Notifications due at ``now_ms``, up to ``page_size``."""
-
-    now_ms: int
-    page_size: int
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """How a delivery went: the notification as it now is."""
-
-    id: str
-    state: str
-    due_at_ms: int
-    attempt_count: int
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Entries after a sequence number."""
-
-    after: int
-    page_size: int
-
-
-Operation = Place | Find | CustomerDecision | Due | Mark | Page
-_Waiting = tuple[Operation, "asyncio.Future[Any]"]
+_Waiting = tuple[Asked, "asyncio.Future[Any]"]
 
 
 class Book:
@@ -161,7 +111,7 @@ class Book:
         return placed
 
     async def find(self, account: str, reference: str) -> Entry | None:
-        """The entry an account calls ``reference``."""
+        """The entry an account calls ``reference``, whether it exists yet or not."""
         entry: Entry | None = await self._submit(Find(account, reference))
         return entry
 
@@ -182,10 +132,19 @@ class Book:
 
     async def page(self, after: int, page_size: int) -> list[tuple[int, Entry]]:
         """Entries with their sequence numbers, in order of booking."""
-        entries: list[tuple[int, Entry]] = await self._submit(Page(after, page_size))
+        entries: list[tuple[int, Entry]] = await self._submit(Page(after, page_size, self._clock.now_ms()))
         return entries
 
-    def _submit(self, operation: Operation) -> asyncio.Future[Any]:
+    async def note(self, deed: Deed) -> None:
+        """Records what was done to a call that asked nothing of the book."""
+        await self._submit(deed)
+
+    async def deeds(self, after: int, page_size: int) -> list[tuple[int, Deed]]:
+        """Deeds with their sequence numbers, in the order they were done."""
+        deeds: list[tuple[int, Deed]] = await self._submit(Deeds(after, page_size))
+        return deeds
+
+    def _submit(self, operation: Asked) -> asyncio.Future[Any]:
         if self._thread is None or self._loop is None:
             raise BookClosed
         if self._queue.qsize() >= WAITING_MAX:
@@ -222,7 +181,7 @@ class Book:
                 self._loop.call_soon_threadsafe(_resolve, answers)
         connection.close()
 
-    def _carry_out(self, connection: Connection, operations: Sequence[Operation]) -> list[Any]:
+    def _carry_out(self, connection: Connection, operations: Sequence[Asked]) -> list[Any]:
         results: list[Any] = [None] * len(operations)
         try:
             with connection.begin():
@@ -241,6 +200,7 @@ class Book:
                             for m in marks
                         ],
                     )
+                write_deeds(connection, [op for op in operations if isinstance(op, Deed)])
                 finds = {op.reference for op in operations if isinstance(op, Find)}
                 found = by_reference(connection, finds)
                 for index, operation in enumerate(operations):
@@ -254,6 +214,9 @@ class Book:
                     elif isinstance(operation, Page):
                         pages = connection.execute(PAGE, msgspec.structs.asdict(operation))
                         results[index] = [(row[0], as_entry(row[1:])) for row in pages]
+                    elif isinstance(operation, Deeds):
+                        deeds = connection.execute(DEEDS, msgspec.structs.asdict(operation)).mappings()
+                        results[index] = [(row["sequence"], as_deed(row)) for row in deeds]
         except Exception as error:
             log.exception("sandbox_book_failed", operations=len(operations))
             return [error] * len(operations)
@@ -273,6 +236,7 @@ class Book:
             _note(used, entry)
         results: list[Placed | Exception] = []
         decisions: list[Decision] = []
+        deeds: list[Deed] = []
         for place in places:
             request, body = place.request, place.request.body
             earlier = by_key.get((request.account, request.idempotency_key)) or known.get(
@@ -297,7 +261,18 @@ class Book:
                 by_key[request.account, request.idempotency_key] = decision.entry
                 known[request.account, body.reference] = decision.entry
                 _note(used, decision.entry)
+            if decision.behaviour.name != "ok":
+                deeds.append(
+                    Deed(
+                        account=request.account,
+                        reference=body.reference,
+                        operation=request.kind,
+                        behaviour=decision.behaviour.name,
+                        at_ms=now_ms,
+                    )
+                )
         write(connection, decisions)
+        write_deeds(connection, deeds)
         return results
 
     def _decide_as_customer(self, connection: Connection, decision: CustomerDecision) -> Entry | NotPending | None:

@@ -9,18 +9,20 @@ from typing import Any
 import msgspec
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Column, Connection, create_engine, event, insert, inspect
+from sqlalchemy import Column, Connection, RowMapping, create_engine, event, insert, inspect
 from sqlalchemy.pool import NullPool
 
 from channel_gateway.sandbox.book_tables import (
     ENTRY_FIELDS,
     FIND,
+    REPLACED_INDEXES,
     WAITING,
+    deed_table,
     entry_table,
     metadata,
     notification_table,
 )
-from channel_gateway.sandbox.entries import Decision, Entry, Notification
+from channel_gateway.sandbox.entries import Decision, Deed, Entry, Notification
 
 
 def open_book(path: Path) -> Connection:
@@ -47,15 +49,18 @@ def open_book(path: Path) -> Connection:
 
 
 def _extend(connection: Connection) -> None:
-    """Gives a book of an earlier version the columns and indexes that it lacks."""
-    known = {column["name"] for column in inspect(connection).get_columns(entry_table.name)}
+    """Gives a book of an earlier version the columns and indexes that it lacks; what must be gone, goes."""
     operations = Operations(MigrationContext.configure(connection))
-    for column in entry_table.columns:
-        if column.name not in known:
-            operations.add_column(
-                entry_table.name,
-                Column(column.name, column.type, nullable=column.nullable, server_default=column.server_default),
-            )
+    for table in metadata.tables.values():
+        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                operations.add_column(
+                    table.name,
+                    Column(column.name, column.type, nullable=column.nullable, server_default=column.server_default),
+                )
+    for name in REPLACED_INDEXES:
+        operations.drop_index(name, if_exists=True)
     for index in entry_table.indexes:
         index.create(connection, checkfirst=True)
 
@@ -63,6 +68,11 @@ def _extend(connection: Connection) -> None:
 def as_entry(row: Sequence[Any]) -> Entry:
     """The entry that a row of ENTRY_FIELDS is."""
     return Entry(**dict(zip(ENTRY_FIELDS, row, strict=True)))
+
+
+def as_deed(row: RowMapping) -> Deed:
+    """The deed that a row is."""
+    return msgspec.convert({name: row[name] for name in Deed.__struct_fields__}, Deed)
 
 
 def load_entries(connection: Connection, statement: Any, values: set[str]) -> list[Entry]:
@@ -80,8 +90,8 @@ def by_reference(connection: Connection, references: set[str]) -> dict[tuple[str
 def write(connection: Connection, decisions: Sequence[Decision]) -> None:
     """Adds what was decided: entries, and the notifications that wait."""
     if decisions:
-        entries = [msgspec.structs.asdict(d.entry) for d in decisions if d.entry is not None]
-        connection.execute(insert(entry_table), entries)
+        entries = [entry for d in decisions for entry in (d.entry, d.again) if entry is not None]
+        connection.execute(insert(entry_table), [msgspec.structs.asdict(entry) for entry in entries])
     write_notifications(connection, [n for decision in decisions for n in decision.notifications])
 
 
@@ -90,3 +100,9 @@ def write_notifications(connection: Connection, notifications: Sequence[Notifica
     if notifications:
         rows = [msgspec.structs.asdict(n) | {"state": WAITING} for n in notifications]
         connection.execute(insert(notification_table), rows)
+
+
+def write_deeds(connection: Connection, deeds: Sequence[Deed]) -> None:
+    """Adds what was done to calls."""
+    if deeds:
+        connection.execute(insert(deed_table), [msgspec.structs.asdict(deed) for deed in deeds])

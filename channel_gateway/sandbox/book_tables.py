@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Boolean,
     Column,
     Index,
@@ -47,11 +50,18 @@ entry_table = Table(
     # Later additions, with a default: an older book is extended by them when it is opened.
     Column("moved_minor", BigInteger, nullable=False, server_default="0"),
     Column("is_final", Boolean, nullable=False, server_default="1"),
-    Index("uq_entry_reference", "reference", "account", unique=True),
-    Index("uq_entry_idempotency_key", "idempotency_key", "account", unique=True),
+    Column("merchant", String(64), nullable=False, server_default=""),
+    Column("said_first", String(16), nullable=False, server_default="pending"),
+    Column("behaviour", String(32), nullable=False, server_default="ok"),
+    Column("times", Integer, nullable=False, server_default="1"),
+    Column("copy_no", Integer, nullable=False, server_default="0"),
+    Index("uq_entry_reference_copy", "reference", "account", "copy_no", unique=True),
+    Index("uq_entry_idempotency_key_copy", "idempotency_key", "account", "copy_no", unique=True),
     Index("ix_entry_original_reference", "original_reference", "account"),
     Index("ix_entry_settle_at_ms", "account", "settle_at_ms"),
 )
+# The indexes of earlier versions, under which nothing could be booked twice.
+REPLACED_INDEXES = ("uq_entry_reference", "uq_entry_idempotency_key")
 notification_table = Table(
     "notification",
     metadata,
@@ -62,16 +72,30 @@ notification_table = Table(
     Column("attempt_count", Integer, nullable=False),
     Column("copies", Integer, nullable=False),
     Column("state", String(16), nullable=False),
+    Column("forgery", String(16), nullable=False, server_default=""),
     Index("ix_notification_due", "state", "due_at_ms"),
+)
+
+# What was done to a call, where it was anything but plainly carried out.
+deed_table = Table(
+    "deed",
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("reference", String(64), nullable=False),
+    Column("operation", String(16), nullable=False),
+    Column("behaviour", String(32), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
 )
 
 ENTRY_FIELDS = [field.name for field in msgspec.structs.fields(Entry)]
 _ENTRY_COLUMNS = [entry_table.c[name] for name in ENTRY_FIELDS]
 _NOTIFICATION_FIELDS = [field.name for field in msgspec.structs.fields(Notification)]
-FIND = select(*_ENTRY_COLUMNS).where(entry_table.c.reference.in_(bindparam("values", expanding=True)))
-FIND_KEY = select(*_ENTRY_COLUMNS).where(entry_table.c.idempotency_key.in_(bindparam("values", expanding=True)))
+_VALUES: BindParameter[Any] = bindparam("values", expanding=True)
+FIND = select(*_ENTRY_COLUMNS).where(entry_table.c.reference.in_(_VALUES), entry_table.c.copy_no == 0)
+FIND_KEY = select(*_ENTRY_COLUMNS).where(entry_table.c.idempotency_key.in_(_VALUES), entry_table.c.copy_no == 0)
 FOLLOWERS = select(*_ENTRY_COLUMNS).where(
-    entry_table.c.original_reference.in_(bindparam("values", expanding=True)), entry_table.c.outcome == "succeeded"
+    entry_table.c.original_reference.in_(_VALUES), entry_table.c.outcome == "succeeded"
 )
 SETTLE = (
     update(entry_table)
@@ -99,7 +123,13 @@ MARK = (
 )
 PAGE = (
     select(entry_table.c.sequence, *_ENTRY_COLUMNS)
-    .where(entry_table.c.sequence > bindparam("after"))
+    .where(entry_table.c.sequence > bindparam("after"), entry_table.c.created_at_ms <= bindparam("now_ms"))
     .order_by(entry_table.c.sequence)
+    .limit(bindparam("page_size"))
+)
+DEEDS = (
+    select(*deed_table.columns)
+    .where(deed_table.c.sequence > bindparam("after"))
+    .order_by(deed_table.c.sequence)
     .limit(bindparam("page_size"))
 )

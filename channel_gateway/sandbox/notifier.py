@@ -8,7 +8,8 @@ import contextlib
 import aiohttp
 import structlog
 
-from channel_gateway.sandbox.book import Book, BookBusy, Mark
+from channel_gateway.sandbox.book import Book
+from channel_gateway.sandbox.book_operations import BookBusy, Mark
 from channel_gateway.sandbox.book_tables import DELIVERED, GIVEN_UP, WAITING
 from channel_gateway.sandbox.entries import Notification
 from channel_gateway.sandbox.settings import SandboxAccountSettings, SandboxSettings
@@ -19,6 +20,7 @@ log = structlog.get_logger(__name__)
 
 POLL_S = 0.05  # how soon a notification that falls due is noticed
 BACKOFF_MAX_MS = 60_000
+STALE_S = 86_400  # how old the signature of a stale notification is
 _JSON = "application/json"
 
 
@@ -80,8 +82,9 @@ class Notifier:
             else:
                 delivered = await self._post_copies(account, notification)
                 attempts = notification.attempt_count + 1
-            state = DELIVERED if delivered else WAITING
-            if not delivered and attempts >= self._settings.notification_attempts_max:
+            # Who forges a notification does not come again.
+            state = DELIVERED if delivered or notification.forgery else WAITING
+            if state == WAITING and attempts >= self._settings.notification_attempts_max:
                 state = GIVEN_UP
                 log.warning("sandbox_notification_given_up", notification_id=notification.id, attempts=attempts)
             backoff_ms = min(self._settings.notification_backoff_ms << min(attempts - 1, 20), BACKOFF_MAX_MS)
@@ -102,8 +105,9 @@ class Notifier:
     async def _post(self, account: SandboxAccountSettings, notification: Notification) -> bool:
         assert self._session is not None
         body = notification.body.encode()
-        key = account.notification_key.get_secret_value().encode()
-        header = sign(key, account.notification_key_id, self._clock.now_ms() // 1000, body)
+        header = self._signature(account, notification, body)
+        if notification.forgery == "changed":
+            body = body.replace(b'"order"', b' "order"', 1)
         try:
             async with self._session.post(
                 account.notification_url,
@@ -115,3 +119,18 @@ class Notifier:
         except (aiohttp.ClientError, TimeoutError) as error:
             log.debug("sandbox_notification_failed", notification_id=notification.id, error=type(error).__name__)
             return False
+
+    def _signature(self, account: SandboxAccountSettings, notification: Notification, body: bytes) -> str:
+        now_s = self._clock.now_ms() // 1000
+        signer, forgery = account, notification.forgery
+        if forgery == "account":
+            signer = self._another(notification.account)
+        key = signer.notification_key.get_secret_value().encode()
+        if forgery == "key":
+            key = key[::-1] + b"?"
+        return sign(key, signer.notification_key_id, now_s - (STALE_S if forgery == "stale" else 0), body)
+
+    def _another(self, account: str) -> SandboxAccountSettings:
+        """The account behind that one; itself where there is no other."""
+        names = sorted(self._settings.accounts)
+        return self._settings.accounts[names[(names.index(account) + 1) % len(names)]]

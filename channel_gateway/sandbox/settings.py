@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+import msgspec
+from pydantic import ConfigDict, Field, PlainValidator, SecretStr, field_validator
 
-from channel_gateway.sandbox.behaviour import BEHAVIOURS
+from channel_gateway.sandbox.behaviour import BEHAVIOURS, Operation
+from channel_gateway.sandbox.faults import FaultRule, Window
+from channel_gateway.sandbox.latency import LATENCY_MS_MAX, Latency
 from channel_gateway.sandbox.statement import Difference, Fee
 from channel_gateway.sandbox.statement_formats import StatementFormat
 from paykit.settings import Count, Seconds, Section
 
+T = TypeVar("T")
+
+
+def _scripted(type_: type[T]) -> PlainValidator:
+    """Takes a table of the file as the struct that the provider's HTTP side takes as JSON."""
+
+    def read(value: Any) -> T:
+        try:
+            return value if isinstance(value, type_) else msgspec.convert(value, type_)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)) from None
+
+    return PlainValidator(read)
+
+
+ScriptedRule = Annotated[FaultRule, _scripted(FaultRule)]
+ScriptedWindow = Annotated[Window, _scripted(Window)]
+ScriptedLatency = Annotated[Latency, _scripted(Latency)]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -33,6 +54,8 @@ class SandboxAccountSettings(Section):
     customer_confirms: bool = False  # a wallet: charges stay pending until the customer confirms
     merchant: str = Field(default="", pattern=r"^[A-Za-z0-9_.:-]{0,64}$")  # its id here; empty: the account's name
     currency: str = Field(default="EUR", pattern=r"^[A-Z]{3}$")  # a statement has a section in it, though nothing moved
+    # By operation; "" for those without their own. Where there is none, the provider's latency_ms and jitter.
+    latency: dict[Literal[""] | Operation, ScriptedLatency] = Field(default_factory=dict)
     fees: dict[Literal["charge", "capture", "refund", "payout"], SandboxFeeSettings] = Field(default_factory=dict)
 
     def fee_table(self) -> dict[str, Fee]:
@@ -62,12 +85,23 @@ class SandboxSettings(Section):
     notification_attempts_max: Count = 20
     notification_backoff_ms: Count = 200  # doubles with each attempt, up to a minute
     notifications_in_flight_max: Count = 32
+    later_ms: int = Field(default=3_000, ge=0)  # how long an order takes into the book that gets there later
+    very_late_ms: int = Field(default=3_600_000, ge=0)  # … very late: after every time that was promised
     fault_rates: dict[str, float] = Field(default_factory=dict)
+    fault_rules: list[ScriptedRule] = Field(default_factory=list)
+    windows: list[ScriptedWindow] = Field(default_factory=list)  # of maintenance, or of storms
     # How often statements differ from the book: of lines by order, of files by day.
     statement_rates: dict[Difference, Rate] = Field(default_factory=dict)
     statement_folder: Path | None = None  # a file for each account and day, once it is over; none where left out
     statement_formats: tuple[StatementFormat, ...] = ("csv",)  # of those files
     statement_ready_after_s: Seconds = 300.0  # how long after midnight (UTC) a day's files are written
+
+    def latency(self) -> Latency:
+        """The latency of accounts that have none of their own."""
+        low_ms = float(self.latency_ms)
+        if not self.latency_jitter_ms:
+            return Latency(low_ms=low_ms)
+        return Latency(kind="uniform", low_ms=low_ms, high_ms=min(low_ms + self.latency_jitter_ms, LATENCY_MS_MAX))
 
     @field_validator("fault_rates")
     @classmethod

@@ -11,21 +11,19 @@ closing balance is the opening balance and the lines as they stand, so that a fi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 import msgspec
 
-from channel_gateway.sandbox.behaviour import MARK, roll
+from channel_gateway.sandbox.behaviour import MARK, other_currency, roll, unknown_reference
 
 DAY_MS = 86_400_000
 # What moves money, and which way, seen from the account's owner.
 SIGN: Mapping[str, int] = {"charge": 1, "capture": 1, "refund": -1, "payout": -1}
 FEE = "FEE"
 _WRONG_AMOUNT_MINOR_MAX = 500
-_UNKNOWN_CHARACTERS = 10  # of a reference, at its end: what makes it one that nobody has
 
 
 class Difference(StrEnum):
@@ -175,11 +173,6 @@ class Teller(msgspec.Struct, frozen=True, kw_only=True):
         return line.amount_minor + (error_minor if line.amount_minor > 0 else -error_minor)
 
 
-def other_currency(currency: str) -> str:
-    """The currency that a line is told in where it is told in a wrong one."""
-    return "USD" if currency == "EUR" else "EUR"
-
-
 def told_in(currency: str, currencies: Iterable[str]) -> list[str]:
     """The currencies of the book from which lines can come that are told in ``currency``."""
     return sorted({currency, *(one for one in currencies if other_currency(one) == currency)})
@@ -196,12 +189,10 @@ def day_start_ms(day: date) -> int:
 
 
 def _unknown(line: Line) -> Line:
-    digest = hashlib.blake2b(line.reference.encode(), digest_size=_UNKNOWN_CHARACTERS // 2).hexdigest()
-    known = line.reference[: max(1, len(line.reference) - _UNKNOWN_CHARACTERS)]
     return msgspec.structs.replace(
         line,
         line_id=f"{line.line_id}X",
-        reference=known + digest,
-        provider_reference=f"sbx_{line.kind.lower()}_{digest}",
+        reference=unknown_reference(line.reference),
+        provider_reference=unknown_reference(line.provider_reference),
         original_reference="",
     )

@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Connection, create_engine, event, func, select
 from sqlalchemy.pool import NullPool
 
-from channel_gateway.sandbox.behaviour import MARK, roll
+from channel_gateway.sandbox.behaviour import MARK, other_currency, roll
 from channel_gateway.sandbox.book_tables import entry_table
 from channel_gateway.sandbox.statement import (
     NO_FEE,
@@ -25,7 +25,6 @@ from channel_gateway.sandbox.statement import (
     Movement,
     Teller,
     day_start_ms,
-    other_currency,
     told_in,
 )
 from channel_gateway.sandbox.statement_formats import FORMATS, Head, Section, StatementFormat

@@ -42,7 +42,8 @@ async def _filed(sandbox: SandboxSettings, now_ms: int) -> AsyncIterator[BookEnt
         async with engine.connect() as connection:
             after: int | None = 0
             while after is not None:
-                page = (await connection.execute(PAGE, {"after": after, "page_size": PAGE_ROWS})).all()
+                wanted = {"after": after, "page_size": PAGE_ROWS, "now_ms": now_ms}
+                page = (await connection.execute(PAGE, wanted)).all()
                 for sequence, *values in page:
                     yield _as_told(sequence, Entry(**dict(zip(ENTRY_FIELDS, values, strict=True))), now_ms)
                 after = page[-1][0] if len(page) == PAGE_ROWS else None
@@ -69,6 +70,10 @@ def _as_told(sequence: int, entry: Entry, now_ms: int) -> BookEntry:
         status=answer.status,
         failure_code=answer.failure_code,
         created_at_ms=entry.created_at_ms,
+        settle_at_ms=entry.settle_at_ms,
+        merchant=answer.merchant,
+        behaviour=entry.behaviour,
+        copy_no=entry.copy_no,
     )
 
 

@@ -8,12 +8,11 @@ import pytest
 from channel_gateway.sandbox.behaviour import (
     BEHAVIOURS,
     TOKEN_UNKNOWN,
-    FaultRule,
-    FaultScript,
     as_confirmed,
     for_following,
     for_token,
 )
+from channel_gateway.sandbox.faults import FaultRule, FaultScript
 
 
 @pytest.mark.parametrize("name", sorted(BEHAVIOURS))

@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channel_gateway.sandbox.entries import (
-    UNUSED,
-    Decision,
-    Entry,
-    OrderBody,
-    OrderRequest,
-    Timing,
-    Used,
-    decide,
-    decide_as_customer,
-)
+from channel_gateway.sandbox.decision import decide, decide_as_customer
+from channel_gateway.sandbox.entries import UNUSED, Decision, Entry, OrderBody, OrderRequest, Timing, Used
 
 NOW_MS = 1_700_000_000_000
 TIMING = Timing(settle_ms=50, late_ms=3_000, hold_ms=10_000, abandon_ms=60_000)
