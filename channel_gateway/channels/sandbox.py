@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Literal
 
 import aiohttp
@@ -12,7 +13,14 @@ import structlog
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus
 from channel_gateway.channel_settings import ChannelSettings, ProviderAccountSettings
-from channel_gateway.channels.base import NotificationInvalid, ReceivedNotification, WithoutStatements
+from channel_gateway.channels.base import (
+    NotificationInvalid,
+    ReceivedNotification,
+    StatementNotReady,
+    StatementUnreadable,
+    WithoutStatements,
+)
+from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from channel_gateway.signature import HEADER, verify
 from channel_gateway.tables import ChannelOrder
 from paykit.ids import is_id
@@ -23,6 +31,7 @@ ANSWER_BYTES_MAX = 16_384
 PROVIDER_REFUSED = "PROVIDER_REFUSED"  # it called the request itself wrong
 PROVIDER_DECLINED = "PROVIDER_DECLINED"  # it gave no code that could be passed on
 
+_JSON = "application/json"
 _CODE = re.compile(r"[a-z0-9_]{1,32}")
 _UNKNOWN = ProviderResult(status=ResultStatus.UNKNOWN)
 _NOT_SENT = ProviderResult(status=ResultStatus.NOT_SENT)
@@ -30,6 +39,8 @@ _NOT_FOUND = ProviderResult(status=ResultStatus.NOT_FOUND)
 _REFUSED = ProviderResult(status=ResultStatus.FAILED, failure_reason=PROVIDER_REFUSED)
 # By the provider's contract nothing was done: the key is not accepted, or there were too many calls.
 _DONE_NOTHING = frozenset({401, 403, 429})
+_MAINTENANCE = (503, "maintenance")  # the same: nobody is there to do anything
+_STATEMENT_PATIENCE_S = 60.0  # between two pieces of a statement
 _STATUS = {
     "succeeded": ResultStatus.SUCCEEDED,
     "failed": ResultStatus.FAILED,
@@ -48,6 +59,7 @@ class SandboxOrder(msgspec.Struct, frozen=True):
     amount_minor: int
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")]
     livemode: bool
+    merchant: _Text = ""  # the provider's id of the account
 
 
 class SandboxNotification(msgspec.Struct, frozen=True):
@@ -78,11 +90,16 @@ _decode_error = msgspec.json.Decoder(SandboxError).decode
 class SandboxChannel(WithoutStatements):
     """One account at the sandbox provider, live or shadow."""
 
+    statement_format: str | None = None
+
     def __init__(self, name: str, livemode: bool, settings: ChannelSettings, account: ProviderAccountSettings) -> None:
         self.name = name
         self.operations = settings.operations
         self.captures_max = settings.captures_max
         self.policy = settings.policy()
+        assert isinstance(settings, SandboxChannelSettings)
+        if settings.statement_format is not None:
+            self.statement_format = settings.statement_format
         self._livemode = livemode
         self._settings = settings
         self._url = account.base_url.rstrip("/")
@@ -95,7 +112,7 @@ class SandboxChannel(WithoutStatements):
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=settings.max_in_flight, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s),
-            headers={"Authorization": self._authorization, "Content-Type": "application/json"},
+            headers={"Authorization": self._authorization, "Content-Type": _JSON},
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
@@ -149,7 +166,7 @@ class SandboxChannel(WithoutStatements):
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             log.warning("channel_unanswered", channel=self.name, channel_order_id=order.id, error=_name(error))
             return _UNKNOWN
-        if status in _DONE_NOTHING:
+        if status in _DONE_NOTHING or (status, _error_code(answer)) == _MAINTENANCE:
             log.error("channel_not_accepting", channel=self.name, channel_order_id=order.id, http_status=status)
             return _NOT_SENT
         if status == 400:
@@ -163,6 +180,9 @@ class SandboxChannel(WithoutStatements):
             method, self._url + path, data=body, headers=headers, allow_redirects=False
         ) as response:
             length = response.content_length
+            if response.status == 200 and response.content_type != _JSON:
+                response.close()
+                raise aiohttp.ClientPayloadError("answer of another type than was agreed")
             if length is None or length > ANSWER_BYTES_MAX:
                 response.close()
                 raise aiohttp.ClientPayloadError("answer without a length, or too long")
@@ -180,6 +200,23 @@ class SandboxChannel(WithoutStatements):
             log.error("channel_answer_malformed", channel=self.name, channel_order_id=order.id)
             return _UNKNOWN
         return _as_result(said)
+
+    async def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
+        assert self._session is not None, "the channel is not started"
+        url = f"{self._url}/v1/statements/{date.isoformat()}"
+        patience = aiohttp.ClientTimeout(sock_connect=self._settings.connect_timeout_s, sock_read=_STATEMENT_PATIENCE_S)
+        try:
+            async with self._session.get(
+                url, params={"format": self.statement_format or ""}, allow_redirects=False, timeout=patience
+            ) as response:
+                if response.status == 404:
+                    raise StatementNotReady
+                if response.status != 200:
+                    raise StatementUnreadable(f"answered with {response.status}")
+                async for piece in response.content.iter_any():
+                    yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise StatementUnreadable(_name(error)) from None
 
     def read_notification(self, body: bytes, headers: Mapping[str, str], now_s: float) -> ReceivedNotification:
         verify(headers.get(HEADER, ""), body, self._keys, now_s, self._settings.notification_tolerance_s)

@@ -11,3 +11,4 @@ class SandboxChannelSettings(ChannelSettings):
     """A channel to the sandbox provider."""
 
     kind: Literal["sandbox"] = "sandbox"
+    statement_format: Literal["csv", "camt053", "mt940"] | None = None  # of the statements it hands over; none

@@ -39,30 +39,34 @@ class ProviderProcess:
         self._process: asyncio.subprocess.Process | None = None
         account = {"notification_url": notification_url} if notification_url else {}
         wallet = {"notification_url": notification_url.replace(CHANNEL, WALLET)} if notification_url else {}
+        self._accounts: dict[str, dict[str, Any]] = {
+            CHANNEL: account | {"api_key": LIVE_KEY, "notification_key_id": "live-1", "notification_key": LIVE_SIGNING},
+            f"{CHANNEL}_shadow": account
+            | {
+                "livemode": False,
+                "api_key": SHADOW_KEY,
+                "notification_key_id": "shadow-1",
+                "notification_key": SHADOW_SIGNING,
+            },
+            WALLET: wallet
+            | {
+                "api_key": WALLET_KEY,
+                "notification_key_id": "wallet-1",
+                "notification_key": WALLET_SIGNING,
+                "customer_confirms": True,
+            },
+        }
         self._settings = {
             "port": 0,
             "book_path": str(folder / "book.sqlite"),
             "admin_key": ADMIN_KEY,
-            "accounts": {
-                CHANNEL: account
-                | {"api_key": LIVE_KEY, "notification_key_id": "live-1", "notification_key": LIVE_SIGNING},
-                f"{CHANNEL}_shadow": account
-                | {
-                    "livemode": False,
-                    "api_key": SHADOW_KEY,
-                    "notification_key_id": "shadow-1",
-                    "notification_key": SHADOW_SIGNING,
-                },
-                WALLET: wallet
-                | {
-                    "api_key": WALLET_KEY,
-                    "notification_key_id": "wallet-1",
-                    "notification_key": WALLET_SIGNING,
-                    "customer_confirms": True,
-                },
-            },
+            "accounts": self._accounts,
         } | settings
         self.url = ""
+
+    def account(self, name: str) -> dict[str, Any]:
+        """The settings of an account, to be changed before it is started."""
+        return self._accounts[name]
 
     async def start(self) -> Self:
         """Starts it; its port stays the same over restarts."""

@@ -23,8 +23,8 @@ from tests.conftest import MakeShards
 
 ORDERS = 240
 SETTLE_S = 60.0
-LIES = {"notify_wrong_amount", "notify_contradict", "pays_more", "pays_less"}
-NEVER_OVER = {"customer_never"}
+LIES = {name for name, behaviour in BEHAVIOURS.items() if behaviour.is_false}
+NEVER_OVER = {"customer_never", "maintenance"}
 
 
 async def submit_all(gateway: Gateway, tokens: list[str]) -> list[Any]:

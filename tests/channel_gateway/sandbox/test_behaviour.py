@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from channel_gateway.sandbox.behaviour import (
@@ -12,7 +11,6 @@ from channel_gateway.sandbox.behaviour import (
     for_following,
     for_token,
 )
-from channel_gateway.sandbox.faults import FaultRule, FaultScript
 
 
 @pytest.mark.parametrize("name", sorted(BEHAVIOURS))
@@ -51,36 +49,13 @@ def test_a_charge_that_its_customer_confirms_is_pending_and_told_of_unless_it_is
     assert confirmed.failure_code != "card_declined" or behaviour.pending_first
 
 
-def test_the_first_matching_rule_wins_and_counts_down() -> None:
-    script = FaultScript(
-        [
-            FaultRule(behaviour="declined", kind="charge", token_prefix="tok_ok_a", count=1),
-            FaultRule(behaviour="timeout_charged", account="card"),
-        ],
-        seed=1,
-    )
-
-    def chosen(kind: str, account: str, token: str) -> str | None:
-        behaviour = script.choose(kind, account, token, "r1")
-        return behaviour.name if behaviour else None
-
-    assert chosen("charge", "other", "tok_ok_b") is None
-    assert chosen("charge", "other", "tok_ok_a") == "declined"
-    assert chosen("charge", "other", "tok_ok_a") is None
-    assert chosen("refund", "card", "") == "timeout_charged"
-    assert chosen("query", "card", "") is None
+@pytest.mark.parametrize("name", sorted(BEHAVIOURS))
+def test_a_token_may_name_what_queries_are_answered(name: str) -> None:
+    assert for_following("query", f"tok_ok__query_{name}").name == name
 
 
-def test_a_probability_falls_on_the_same_references_with_the_same_seed() -> None:
-    def hits(seed: int) -> list[int]:
-        script = FaultScript([FaultRule(behaviour="declined", probability=0.2)], seed)
-        return [n for n in range(1000) if script.choose("charge", "a", "tok_ok", f"r{n}")]
-
-    assert hits(1) == hits(1) != hits(2)
-    assert 150 < len(hits(1)) < 250
-
-
-@pytest.mark.parametrize("rule", [b'{"behaviour": "x"}', b'{"behaviour": "ok", "probability": 2}', b'{"a": 1}'])
-def test_a_rule_that_makes_no_sense_is_refused(rule: bytes) -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(rule, type=FaultRule)
+def test_a_provider_that_lies_or_breaks_its_word_is_told_from_one_that_fails() -> None:
+    false = {name for name, behaviour in BEHAVIOURS.items() if behaviour.is_false}
+    assert {"notify_contradict", "booked_twice", "charged_very_late_silent", "answer_wrong_amount"} <= false
+    honest = {"ok", "forged_key", "timeout_charged", "charged_later", "notify_reordered", "garbage", "maintenance"}
+    assert not honest & false
