@@ -79,6 +79,7 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
         "notification_listen": ports.address("notifications"),
         "channels": {
             channel: _provider_account(accounts[channel, "live"], ports)
+            | {"statement_format": "csv"}
             | declared
             | {"shadow": _provider_account(accounts[channel, "shadow"], ports)}
             for channel, declared in CHANNELS.items()
