@@ -12,13 +12,27 @@ from pathlib import Path
 
 import msgspec
 
-from bench import bare, counters, debits, growth, ledger, operations, payments, purchases, report, transfers, tree
+from bench import (
+    bare,
+    counters,
+    debits,
+    growth,
+    ledger,
+    operations,
+    payments,
+    purchases,
+    report,
+    slow_channel,
+    transfers,
+    tree,
+)
 from bench.children import LoadFailed
 from bench.counters import Measured
 from bench.flow import Pace
 from bench.growth import Cost
 from bench.measure import Sample, median
 from bench.report import Line
+from bench.slow_channel import Beside, Steady
 from meshctl.servers import MariaDbServer
 from meshctl.settings import SERVICES
 from meshctl.stack import Stack, running_stack
@@ -40,6 +54,7 @@ class Scale(msgspec.Struct, frozen=True):
     operation_s: float
     tree_s: float
     growth_s: float
+    slow_s: float
     purchase_s: float
     bare_s: float
     stored: int
@@ -53,6 +68,7 @@ FULL = Scale(
     operation_s=8,
     tree_s=8,
     growth_s=10,
+    slow_s=12,
     purchase_s=20,
     bare_s=10,
     stored=10_000,
@@ -65,6 +81,7 @@ QUICK = Scale(
     operation_s=2,
     tree_s=2,
     growth_s=3,
+    slow_s=3,
     purchase_s=5,
     bare_s=3,
     stored=1_000,
@@ -177,6 +194,32 @@ def of_growth(folder: Path, scale: Scale) -> list[Line]:
     return lines
 
 
+def of_slow_channel(folder: Path, scale: Scale) -> list[Line]:
+    """A fast channel alone, and beside a slow one that is flooded."""
+    pace = msgspec.structs.replace(slow_channel.PACE, seconds=scale.slow_s)
+    alone: list[Steady] = []
+    beside: list[Beside] = []
+    with running_stack(folder, buffer_pool_mb=BUFFER_POOL_MB) as stack, slow_channel.two_providers(stack):
+        for _ in range(scale.rounds):
+            alone.append(slow_channel.measure_alone(stack, pace))
+            beside.append(slow_channel.measure_beside(stack, pace))
+    base, flooded = (median([run.outcome.sample for run in runs]) for runs in (alone, [run.fast for run in beside]))
+    what = f"order by a channel of {slow_channel.FAST_MS} ms"
+    how = f"{_how(pace.batch, pace.callers)}, at most {pace.under_way} under way"
+    share = f"{flooded.per_second / base.per_second:.2f} times that"
+    refused = median([run.slow.refused_submit for run in beside])
+    counts = ", ".join(f"{run.slow.accepted} taken, {run.slow.refused} refused" for run in beside)
+    report.say(f"of the flood: {counts}")
+    bound = f"{slow_channel.IN_FLIGHT} under way, {slow_channel.QUEUE} waiting"
+    taken = median([run.slow.submit for run in beside])
+    return [
+        Line(what, f"alone: {how}", base, _submits(alone)),
+        Line(what, "the same beside a flooded one of 10 s", flooded, f"{share}; {_submits([r.fast for r in beside])}"),
+        Line("Submit to the flooded channel", f"100 a second, taken or refused; {bound}", taken),
+        Line("Submit to the flooded channel", "those refused: CHANNEL_BUSY", refused),
+    ]
+
+
 def of_purchase(folder: Path, scale: Scale) -> list[Line]:
     """Purchases by card, end to end, beside a script that only writes their rows."""
     paces = [msgspec.structs.replace(pace, seconds=scale.purchase_s) for pace in (purchases.UNARY, purchases.BATCH)]
@@ -217,6 +260,7 @@ PARTS: dict[str, Callable[[Path, Scale], list[Line]]] = {
     "operations": of_operations,
     "tree": of_tree,
     "growth": of_growth,
+    "slow_channel": of_slow_channel,
     "purchase": of_purchase,
 }
 
@@ -238,6 +282,11 @@ def _compared(what: str, ways: dict[str, list[Sample]]) -> list[Line]:
         Line(what, f"{ledger.BASELINE}, {ledger.CALLERS} callers", base),
         Line(what, f"{ledger.EXECUTOR}, {ledger.CALLERS} callers", batched, f"{times:.1f} times that"),
     ]
+
+
+def _submits(runs: list[Steady]) -> str:
+    found = median([run.submit for run in runs])
+    return f"Submit: p50 {found.p50_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
 
 
 def _median(runs: list[Measured]) -> Sample:

@@ -53,7 +53,7 @@ def account(base_url: str, api_key: str, key_id: str, signing: str) -> dict[str,
     }
 
 
-def channel_settings(base_url: str, **changes: Any) -> dict[str, Any]:
+def channel_settings(base_url: str, /, **changes: Any) -> dict[str, Any]:
     """A channel that is impatient enough for tests."""
     return (
         account(base_url, LIVE_KEY, "live-1", LIVE_SIGNING)
