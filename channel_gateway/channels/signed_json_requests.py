@@ -20,6 +20,7 @@ from channel_gateway.channels.signed_json_signatures import signed_bytes
 from channel_gateway.channels.signed_json_templates import Template, parse
 from channel_gateway.channels.signed_json_times import time_text
 from channel_gateway.tables import ChannelOrder
+from paykit.errors import ConfigurationError
 
 _JSON = "application/json"
 
@@ -63,7 +64,7 @@ class CallMaker:
             "key_id": account.key_id,
             **{f"values.{name}": value for name, value in account.values.items()},
         }
-        self._secrets = {f"secrets.{name}": secret.read() for name, secret in account.secrets.items()}
+        self._secrets = {f"secrets.{name}": _header_secret(name, s.read()) for name, s in account.secrets.items()}
 
     def make(self, order: ChannelOrder, now_ms: int, nonce: str) -> Call:
         """The call for ``order``; ReferenceMissing."""
@@ -123,3 +124,9 @@ class CallMaker:
             elif any(name.startswith("original_") for name in form.names):
                 raise ReferenceMissing(form.names[0])
         return document
+
+
+def _header_secret(name: str, secret: str) -> str:
+    if not secret.isascii() or not secret.isprintable():
+        raise ConfigurationError(f"secrets.{name}: a header holds printable ASCII characters only")
+    return secret

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,7 @@ _KINDS = "CHARGE|REFUND|PAYOUT|AUTHORIZE|CAPTURE|VOID"
 CallName = Annotated[str, StringConstraints(pattern=rf"^(QUERY|(QUERY_)?({_KINDS}))$")]
 QUERY = "QUERY"
 
+_BASE_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_.~-]+)*/?")
 # Which placeholders name an earlier order: what goes back to, or on with, it has to carry one.
 _ORIGINAL = frozenset({"original_order_id", "original_provider_reference"})
 _FOLLOWING = frozenset({"REFUND", "CAPTURE", "VOID"})
@@ -46,6 +48,13 @@ class SignedJsonAccountSettings(ProviderAccountSettings):
 
     def all_secrets(self) -> list[SecretSettings]:
         return [*super().all_secrets(), *self.secrets.values()]
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, base_url: str) -> str:
+        if _BASE_URL.fullmatch(base_url) is None:
+            raise ValueError("needs the form http(s)://host[:port][/path], without a query")
+        return base_url
 
     @field_validator("values")
     @classmethod

@@ -108,9 +108,9 @@ def parse_signed(text: str) -> Template:
 def parse_signature_header(text: str) -> Template:
     """How a header carries a signature; ValueError also where it could be read in two ways."""
     template = parse(text)
-    for name, following in zip(template.names, template.texts[1:], strict=True):
-        is_last = following is template.texts[-1]
-        if (not following and not is_last) or (following and re.match(f"[{_ALPHABETS[name]}]", following)):
+    for place, (name, following) in enumerate(zip(template.names, template.texts[1:], strict=True), start=1):
+        is_at_end = not following and place == len(template.names)
+        if not is_at_end and (not following or re.match(f"[{_ALPHABETS[name]}]", following)):
             raise ValueError(f"{{{name}}} needs a character after it that it cannot hold, such as a comma")
     if len(set(template.names)) != len(template.names):
         raise ValueError("has a placeholder twice")
