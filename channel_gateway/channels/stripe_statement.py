@@ -1,8 +1,8 @@
 """Stripe's balance transactions of a day as JSON lines, page by page: what recon reads as ``stripe_balance``.
 
-A line is Stripe's own object with its source beside it, both cut down to what matching needs, amounts in ISO 4217 minor
-units; and the channel order it belongs to, by the metadata that was sent with it. A capture is not named by its charge,
-which has the metadata of the authorisation: its payment intent is read for it.
+A line is Stripe's own object with its source in it, both cut down to what matching needs, amounts in Stripe's units;
+and beside them ``metadata``, which names the channel order. For the most part that is the metadata of the source. A
+capture is not named by its charge, which has the metadata of the authorisation: its payment intent is read for it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from channel_gateway.channels.stripe_objects import (
     Intent,
     Page,
     T,
-    Unrepresentable,
     read,
-    to_minor,
 )
 from channel_gateway.channels.stripe_outcomes import captures_of
 from paykit.ids import is_id
@@ -89,8 +87,7 @@ class Line(msgspec.Struct, frozen=True):
     status: str
     exchange_rate: float | None
     source: Source | None
-    channel_order_id: str
-    provider_reference: str
+    metadata: dict[str, str]
 
 
 async def lines(
@@ -150,36 +147,25 @@ def _is_authorization(source: Source) -> bool:
 
 
 def _line(transaction: Transaction, captures: dict[str, dict[str, int]]) -> Line:
-    source, currency = transaction.source, transaction.currency
-    try:
-        return Line(
-            id=transaction.id,
-            object="balance_transaction",
-            type=transaction.type,
-            reporting_category=transaction.reporting_category,
-            amount=to_minor(transaction.amount, currency),
-            fee=to_minor(transaction.fee, currency),
-            net=to_minor(transaction.net, currency),
-            currency=currency,
-            created=transaction.created,
-            available_on=transaction.available_on,
-            status=transaction.status,
-            exchange_rate=transaction.exchange_rate,
-            source=None if source is None else _told(source),
-            channel_order_id=_order_of(transaction, captures),
-            provider_reference="" if source is None else _reference_of(source),
-        )
-    except Unrepresentable:
-        raise StatementUnreadable("an amount that is no whole number of minor units") from None
-
-
-def _told(source: Source) -> Source:
-    """The source, with nothing in its metadata but what was sent from here."""
-    metadata = {key: source.metadata[key] for key in (ORDER_KEY, KIND_KEY) if key in source.metadata}
-    amount = source.amount
-    if amount is not None and source.currency:
-        amount = to_minor(amount, source.currency)
-    return msgspec.structs.replace(source, amount=amount, metadata=metadata)
+    source = transaction.source
+    order_id = _order_of(transaction, captures)
+    return Line(
+        id=transaction.id,
+        object="balance_transaction",
+        type=transaction.type,
+        reporting_category=transaction.reporting_category,
+        amount=transaction.amount,
+        fee=transaction.fee,
+        net=transaction.net,
+        currency=transaction.currency,
+        created=transaction.created,
+        available_on=transaction.available_on,
+        status=transaction.status,
+        exchange_rate=transaction.exchange_rate,
+        # No metadata of it: others may have put into it what is none of recon's business.
+        source=None if source is None else msgspec.structs.replace(source, metadata={}),
+        metadata={ORDER_KEY: order_id} if order_id else {},
+    )
 
 
 def _order_of(transaction: Transaction, captures: dict[str, dict[str, int]]) -> str:
@@ -196,11 +182,6 @@ def _order_of(transaction: Transaction, captures: dict[str, dict[str, int]]) -> 
     taken = captures.get(source.payment_intent or "", {})
     fitting = [order_id for order_id, amount in taken.items() if len(taken) == 1 or amount == transaction.amount]
     return fitting[0] if len(fitting) == 1 else ""
-
-
-def _reference_of(source: Source) -> str:
-    """The name that the order's result had: charges and captures go by their payment intent."""
-    return (source.payment_intent or source.id) if source.object == "charge" else source.id
 
 
 async def _read(call: Callable[[], Awaitable[stripe.StripeObject]], channel: str, retry_delay_s: float) -> Any:

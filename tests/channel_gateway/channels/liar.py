@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Self
 
 from aiohttp import web
@@ -13,12 +14,16 @@ _PIECE = b" " * 65_536
 
 
 class Liar:
-    """Listens at ``url``, gives ``answer`` to everything and counts ``calls``. ``endless``: its body never ends."""
+    """Listens at ``url``, gives ``answer`` to everything and counts ``calls``. ``headers``: of the last call.
+
+    ``endless``: its body never ends.
+    """
 
     def __init__(self) -> None:
         self.answer = Answer(body=b"")
         self.endless = False
         self.calls = 0
+        self.headers: Mapping[str, str] = {}  # of the last call
         self.sent_bytes = 0
         self.url = ""
         self._runner: web.AppRunner | None = None
@@ -38,6 +43,7 @@ class Liar:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.calls += 1
+        self.headers = dict(request.headers)
         await request.read()
         answer = self.answer
         if not self.endless:

@@ -56,6 +56,7 @@ class StripeServer:
         self.search_lag_s = 0.0
         self.refusal: tuple[int, dict[str, Any]] | None = None  # what everything is answered with
         self._runner: web.AppRunner | None = None
+        self.hangs = asyncio.Event()  # something was booked, and its answer does not come
         self._closing = asyncio.Event()
         self._later: set[asyncio.Task[None]] = set()
 
@@ -134,9 +135,10 @@ class StripeServer:
             status, body = error.status, json.dumps({"error": error.error}).encode()
         if fault == "booked_error":
             status, body = 500, json.dumps({"error": {"type": "api_error"}}).encode()
-        merchant.keys[key] = used_for, (status, body)
         if fault == "booked_hang":
+            self.hangs.set()
             await self._closing.wait()
+        merchant.keys[key] = used_for, (status, body)
         if fault in ("booked_hang", "booked_drop"):
             raise Dropped
         return status, body, False
