@@ -6,30 +6,32 @@ import contextlib
 import datetime
 import re
 from collections.abc import AsyncIterator
-from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Select, select
 
 from channel_gateway import messages
 from channel_gateway.channel_order import FOLLOWING, ChannelOrderState
 from channel_gateway.channels import ChannelSet
 from channel_gateway.commands import Submission, SubmitOrder
-from channel_gateway.merchants import merchant_in
+from channel_gateway.merchants import named_merchant
+from channel_gateway.requests import ask_of, route_question, submission
+from channel_gateway.router import Router, refusal
+from channel_gateway.routing import Judged, Reason, Route, onward
 from channel_gateway.statements import StatementReader
-from channel_gateway.tables import ChannelOrder
-from channel_gateway.worker import Dispatcher
-from paykit.context import current
-from paykit.errors import NotFound
-from paykit.ids import is_id, slot_in
+from channel_gateway.tables import ChannelAttempt, ChannelOrder
+from channel_gateway.worker import Dispatcher, Lane
+from paykit.context import BusinessContext, current
+from paykit.errors import FailedPrecondition, NotFound
+from paykit.ids import slot_in
 from paykit.rpc.admission import ServicerContext
 from paykit.rpc.batching import serve_batch
 from paykit.rpc.checks import Fields, encode_page_token
 from paykit.store.command import Origin
 from paykit.store.store import Store
-from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
+from paymesh.channel.v1 import channel_service_pb2, channel_service_pb2_grpc, route_pb2
 
 _METHOD = "SubmitChannelOrder"
-_KINDS: Any = channel_order_pb2.ChannelOrderKind  # to stubs a class, at run time the wrapper that checks take
 _TABLE = ChannelOrder.__table__
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -37,8 +39,9 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
     """The gRPC servicer."""
 
-    def __init__(self, store: Store, channels: ChannelSet, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, channels: ChannelSet, dispatcher: Dispatcher, router: Router) -> None:
         self._store = store
+        self._router = router
         self._channels = channels
         self._dispatcher = dispatcher
         self._statements = StatementReader(channels, store.clock)
@@ -46,16 +49,64 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
     async def SubmitChannelOrder(
         self, request: channel_service_pb2.SubmitChannelOrderRequest, context: ServicerContext
     ) -> channel_service_pb2.SubmitChannelOrderResponse:
-        submission = _submission(request)
+        asked, route = submission(request)
         business = current()
-        lane = self._dispatcher.lane(business.mode, submission.channel)
-        origin = Origin.rpc(business, _METHOD, submission.instruction_id, request.request_id, request)
-        command = SubmitOrder(origin, submission, lane.channel.operations, lane.channel.captures_max)
-        with lane.place(merchant_in(business)):
-            order = await self._store.run(command)
+        origin = Origin.rpc(business, _METHOD, asked.instruction_id, request.request_id, request)
+        if route is not None:
+            order = await self._submit_routed(business, origin, asked, route)
+        else:
+            lane = self._dispatcher.lane(business.mode, asked.channel)
+            order = await self._submit(origin, asked, lane, self._refusal(business.mode, asked))
         if order.state == ChannelOrderState.ACCEPTED:
-            lane.offer(order)
+            self._dispatcher.lane(business.mode, order.channel).offer(order)
         return channel_service_pb2.SubmitChannelOrderResponse(channel_order=messages.channel_order(order))
+
+    async def _submit(
+        self, origin: Origin, asked: Submission, lane: Lane, why_not: FailedPrecondition | None
+    ) -> ChannelOrder:
+        command = SubmitOrder(origin, asked, lane.channel.operations, lane.channel.captures_max, why_not)
+        with lane.place(named_merchant(origin.context)):
+            return await self._store.run(command)
+
+    async def _submit_routed(
+        self, business: BusinessContext, origin: Origin, asked: Submission, route: Route
+    ) -> ChannelOrder:
+        judged = self._router.judge(business.mode, named_merchant(business), route, ask_of(asked))
+        names = frozenset(candidate.channel for candidate in route.candidates)
+        if not judged[0].is_in:
+            # What was accepted while one of them could is answered all the same.
+            asked = replace(asked, candidates=names)
+            return await self._store.run(SubmitOrder(origin, asked, frozenset(), refusal=refusal(judged)))
+        channel = judged[0].candidate.channel
+        asked = replace(asked, channel=channel, candidates=names, onward=onward(route, judged))
+        return await self._submit(origin, asked, self._dispatcher.lane(business.mode, channel), None)
+
+    def _refusal(self, mode: str, asked: Submission) -> FailedPrecondition | None:
+        """Why the channel does not carry this; what follows an earlier order is bounded by that one."""
+        found = self._channels.declared(mode, [asked.channel])[asked.channel]
+        reason = None if isinstance(found, Reason) or asked.kind in FOLLOWING else found.refusal(ask_of(asked))
+        if reason is None:
+            return None
+        amount = f"{asked.amount_minor} {asked.currency}"
+        message = f"channel {asked.channel} does not carry a {asked.kind.value} of {amount}"
+        return FailedPrecondition(message, reason=reason.value, subject=asked.channel)
+
+    async def PreviewRoute(
+        self, request: channel_service_pb2.PreviewRouteRequest, context: ServicerContext
+    ) -> channel_service_pb2.PreviewRouteResponse:
+        route, ask = route_question(request)
+        business = current()
+        merchant = named_merchant(business)
+        judged = self._router.judge(business.mode, merchant, route, ask)
+
+        def routed(one: Judged) -> route_pb2.RoutedCandidate:
+            health = self._router.health(business.mode, merchant, one.candidate.channel)
+            return messages.routed_candidate(one, ask, health)
+
+        return channel_service_pb2.PreviewRouteResponse(
+            channel=judged[0].candidate.channel if judged[0].is_in else "",
+            candidates=[routed(one) for one in judged],
+        )
 
     async def BatchSubmitChannelOrders(
         self, request: channel_service_pb2.BatchSubmitChannelOrdersRequest, context: ServicerContext
@@ -75,7 +126,15 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
         found = await self._store.get(ChannelOrder, id_, column, slot=slot_in(id_), shadow=current().shadow)
         if found is None:
             raise NotFound(f"no channel order for {id_}", metadata={"id": id_})
-        return channel_service_pb2.GetChannelOrderResponse(channel_order=messages.channel_order(found))
+        attempts = await self._attempts(found) if found.attempt_no > 1 else []
+        return channel_service_pb2.GetChannelOrderResponse(
+            channel_order=messages.channel_order(found), attempts=[messages.channel_attempt(row) for row in attempts]
+        )
+
+    async def _attempts(self, order: ChannelOrder) -> list[ChannelAttempt]:
+        table = ChannelAttempt.__table__
+        statement = select(table).where(table.c.channel_order_id == order.id).order_by(table.c.attempt_no)
+        return await self._store.fetch(ChannelAttempt, statement, slot=order.slot, shadow=current().shadow)
 
     async def BatchGetChannelOrders(
         self, request: channel_service_pb2.BatchGetChannelOrdersRequest, context: ServicerContext
@@ -122,44 +181,6 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
 
     async def _fetch(self, statement: Select[tuple[object, ...]], slot: int) -> list[ChannelOrder]:
         return await self._store.fetch(ChannelOrder, statement, slot=slot, shadow=current().shadow)
-
-
-def _submission(request: channel_service_pb2.SubmitChannelOrderRequest) -> Submission:
-    """What is asked for; InvalidArgument names every field that is wrong."""
-    fields = Fields()
-    fields.request_id(request.request_id)
-    kind = messages.KIND_OF.get(fields.enum("kind", request.kind, _KINDS))
-    channel = fields.name("channel", request.channel)
-    amount = fields.money("amount", request.amount)
-    instruction_id = fields.id("instruction_id", request.instruction_id, "ins")
-    payment_id = fields.id("payment_id", request.payment_id, "pay")
-    if kind in FOLLOWING:
-        original_id = fields.id("original_channel_order_id", request.original_channel_order_id, "chn")
-        if request.token:
-            fields.fail("token", "only where no original order is named, whose route it is")
-    else:
-        original_id = ""
-        fields.name("token", request.token)
-        if request.original_channel_order_id:
-            fields.fail("original_channel_order_id", "only for a refund, capture or void")
-    # A command works on one slot: what belongs to one business order carries that order's.
-    related = {"payment_id": payment_id, "original_channel_order_id": original_id}
-    for field, id_ in related.items():
-        if is_id(id_) and is_id(instruction_id) and slot_in(id_) != slot_in(instruction_id):
-            fields.fail(field, "lies on another slot than instruction_id")
-    fields.raise_if_any()
-    assert kind is not None
-    assert amount is not None
-    return Submission(
-        kind=kind,
-        channel=channel,
-        amount_minor=amount.amount_minor,
-        currency=amount.currency_code,
-        instruction_id=instruction_id,
-        payment_id=payment_id,
-        token=request.token,
-        original_channel_order_id=original_id,
-    )
 
 
 def _date(fields: Fields, field: str, value: str) -> datetime.date:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from channel_gateway.api import ChannelService
+from channel_gateway.asking import DoubtAsker
 from channel_gateway.channels import ChannelSet
 from channel_gateway.contexts import OrderContexts
+from channel_gateway.doubt_api import DoubtService
 from channel_gateway.notifications import NotificationEndpoint
 from channel_gateway.overrides import OverrideWatch
 from channel_gateway.settings import ChannelGatewaySettings
 from channel_gateway.state_api import ChannelStateService
-from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
+from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder, ChannelOverride, Notification
 from channel_gateway.worker import Dispatcher
 from paykit.clock import Clock
 from paykit.events.bus import Bus
 from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
-from paymesh.channel.v1 import channel_service_pb2_grpc, channel_state_service_pb2_grpc
+from paymesh.channel.v1 import channel_service_pb2_grpc, channel_state_service_pb2_grpc, doubt_service_pb2_grpc
 
 NAME = "channel_gateway"
 
@@ -32,15 +34,19 @@ def build(settings: ChannelGatewaySettings, common: CommonSettings, bus: Bus, cl
     )
     service.add_servicer(
         channel_service_pb2_grpc.add_ChannelServiceServicer_to_server,
-        ChannelService(service.store, channels, dispatcher),
+        ChannelService(service.store, channels, dispatcher, dispatcher.router),
     )
     watch = OverrideWatch(service.store, dispatcher.force)
     service.add_servicer(
         channel_state_service_pb2_grpc.add_ChannelStateServiceServicer_to_server,
         ChannelStateService(service.store, channels, dispatcher, watch),
     )
+    service.add_servicer(doubt_service_pb2_grpc.add_DoubtServiceServicer_to_server, DoubtService(service.store))
     service.add_timer(Timer("channel_order_due", ChannelOrder, dispatcher.take_due))
+    service.add_timer(DoubtAsker(service.store, dispatcher).timer())
     service.add_lookup("chn", ChannelOrder)
+    service.add_lookup("cat", ChannelAttempt)
+    service.add_lookup("dbt", ChannelDoubt)
     service.add_lookup("ntf", Notification)
     service.add_lookup("ins", ChannelOrder, "instruction_id")
     service.add_lookup("pay", ChannelOrder, "payment_id")

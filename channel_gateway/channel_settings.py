@@ -7,14 +7,24 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import msgspec
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
 from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy
 from channel_gateway.limits.limits_settings import LimitsSettings, MerchantLimitsSettings
 from channel_gateway.limits.scope import ScopePolicy
+from channel_gateway.routing import Bounds
 from paykit.errors import ConfigurationError
+from paykit.money import AMOUNT_MINOR_MAX, is_currency
 from paykit.settings import Count, Seconds, Section, Url
 
+
+def _currency(code: str) -> str:
+    if not is_currency(code):
+        raise ValueError("is no active ISO 4217 currency")
+    return code
+
+
+CurrencyCode = Annotated[str, AfterValidator(_currency)]
 MerchantId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{0,64}$")]
 MerchantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,32}$")]
@@ -75,6 +85,19 @@ class ProviderAccountSettings(Section):
         return [self.api_key, *self.notification_keys.values()]
 
 
+class AmountSettings(Section):
+    """The least and the most that a channel carries at once, in minor units of one currency."""
+
+    min_minor: Annotated[int, Field(ge=1, le=AMOUNT_MINOR_MAX)] = 1
+    max_minor: Annotated[int, Field(ge=1, le=AMOUNT_MINOR_MAX)] = AMOUNT_MINOR_MAX
+
+    @model_validator(mode="after")
+    def _has_an_amount(self) -> Self:
+        if self.min_minor > self.max_minor:
+            raise ValueError(f"min_minor is more than max_minor, {self.max_minor}")
+        return self
+
+
 class ChannelSettings(ProviderAccountSettings):
     """One channel: which provider, what for, with what bounds. ``shadow``: the account that shadow traffic uses.
 
@@ -83,6 +106,9 @@ class ChannelSettings(ProviderAccountSettings):
 
     kind: str
     operations: frozenset[ChannelOrderKind] = frozenset(ChannelOrderKind)
+    currencies: frozenset[CurrencyCode] = frozenset()  # those it carries; empty: all
+    # Of a charge, an authorisation or a payout; left out: any.
+    amounts: Annotated[dict[CurrencyCode, AmountSettings], Field(default_factory=dict)]
     captures_max: Annotated[int, Field(ge=1, le=100)] = 1  # how often one authorisation can be captured
     amount_may_differ: bool = False  # a charge may bring another amount than was asked for
     shadow: ProviderAccountSettings | None = None
@@ -94,13 +120,14 @@ class ChannelSettings(ProviderAccountSettings):
     merchant_limits: MerchantLimitsSettings = MerchantLimitsSettings()  # of every merchant that is not named below
     merchants: Annotated[dict[MerchantName, MerchantLimitsSettings], Field(max_length=1000, default_factory=dict)]
     query_ladder_s: Annotated[tuple[Seconds, ...], Field(min_length=1, max_length=50)] = (
-        2, 5, 15, 60, 300, 900, 3600, 7200, 14400,
+        15, 30, 60, 300, 900, 3600, 14400, 43200, 86400,
     )  # fmt: skip
     # When the provider's "not found" means that it never had the order; left out: never.
     not_found_certain_after_s: Seconds | None = None
     resend_delay_s: Seconds = 1.0  # after a call that cannot have left this machine; doubles up to 64 times it
     resend_give_up_after_s: Seconds = 600.0
     notification_tolerance_s: Seconds = 300.0  # how far a notification's timestamp may be off
+    confirm_notifications: bool = False  # a notification settles nothing: it has the provider asked at once
 
     @model_validator(mode="after")
     def _absence_is_certain_only_when_no_call_is_under_way(self) -> Self:
@@ -147,4 +174,9 @@ class ChannelSettings(ProviderAccountSettings):
             resend_delay_ms=int(self.resend_delay_s * 1000),
             resend_give_up_after_ms=int(self.resend_give_up_after_s * 1000),
             amount_may_differ=self.amount_may_differ,
+            confirm_notifications=self.confirm_notifications,
         )
+
+    def bounds(self) -> dict[str, Bounds]:
+        """The least and the most of one order, by currency."""
+        return {currency: Bounds(amount.min_minor, amount.max_minor) for currency, amount in self.amounts.items()}

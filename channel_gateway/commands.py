@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
 from channel_gateway import messages
 from channel_gateway.channel_order import (
     CHANNEL_ORDER,
+    HANDOVER_GRACE_MS,
     MISMATCH_EVENT,
-    Applied,
     ChannelOrderKind,
     ChannelOrderState,
     ChannelPolicy,
     NotificationState,
     ProviderResult,
     Source,
-    apply_result,
     lose,
     start_sending,
 )
 from channel_gateway.channels.base import ReceivedNotification
+from channel_gateway.hearing import Heard, Word, carry_out, hear, order_keys
+from channel_gateway.merchants import named_merchant
 from channel_gateway.originals import check_capture, check_refund, check_void
+from channel_gateway.routing import Onward, stored
 from channel_gateway.tables import ChannelOrder, Notification
 from paykit.context import pack
 from paykit.errors import AlreadyExists, FailedPrecondition
@@ -30,12 +32,16 @@ from paykit.ids import slot_in
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
 
-# The process that accepted an order sends it at once; a timer looks for those it did not live to send.
-HANDOVER_GRACE_MS = 5_000
+_SAME = (
+    "kind", "amount_minor", "currency", "instruction_id", "payment_id", "token", "original_channel_order_id",
+)  # fmt: skip
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, its fields checked. Empty where a field does not apply to the kind."""
+    """What a caller asks for, its fields checked. Empty where a field does not apply to the kind.
+
+    ``channel`` is the one that was chosen where there were ``candidates``; ``onward`` where it may go from there.
+    """
 
     kind: ChannelOrderKind
     channel: str
@@ -45,10 +51,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     payment_id: str
     token: str
     original_channel_order_id: str
+    candidates: frozenset[str] = frozenset()
+    onward: Onward | None = None
 
     def is_same_as(self, order: ChannelOrder) -> bool:
-        """Whether ``order`` is what this asks for."""
-        return all(getattr(order, field) == getattr(self, field) for field in self.__struct_fields__)
+        """Whether ``order`` is what this asks for: of several candidates another may have been chosen then."""
+        channels = self.candidates or {self.channel}
+        return order.channel in channels and all(getattr(order, field) == getattr(self, field) for field in _SAME)
 
 
 class SubmitOrder(Command[ChannelOrder]):
@@ -62,12 +71,17 @@ class SubmitOrder(Command[ChannelOrder]):
         submission: Submission,
         operations: frozenset[ChannelOrderKind],
         captures_max: int = 1,
+        refusal: FailedPrecondition | None = None,
     ) -> None:
-        """``operations`` and ``captures_max`` (of one authorisation) are what the channel declares."""
+        """``operations`` and ``captures_max`` (of one authorisation) are what the channel declares.
+
+        ``refusal``: why no channel carries it now; what was accepted before is answered all the same.
+        """
         super().__init__(slot_in(submission.instruction_id), origin)
         self.submission = submission
         self.operations = operations
         self.captures_max = captures_max
+        self.refusal = refusal
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield key(ChannelOrder, self.submission.instruction_id, "instruction_id")
@@ -87,6 +101,8 @@ class SubmitOrder(Command[ChannelOrder]):
                 reason="INSTRUCTION_ID_REUSED",
                 metadata={"channel_order_id": existing.id},
             )
+        if self.refusal is not None:
+            raise self.refusal
         if wanted.kind not in self.operations:
             raise FailedPrecondition(
                 f"channel {wanted.channel} does not do {wanted.kind.value}",
@@ -117,6 +133,8 @@ class SubmitOrder(Command[ChannelOrder]):
             context=pack(context),
             created_at_ms=work.now_ms,
             finished_at_ms=None,
+            merchant=named_merchant(context),
+            route=stored(wanted.onward),
         )
         if wanted.original_channel_order_id:
             reference = self._original(work, order).provider_reference
@@ -152,12 +170,17 @@ class OrderCommand(Command[ChannelOrder | None]):
         assert order is not None, f"{self.channel_order_id} is gone"
         return order
 
+    def is_elsewhere(self, order: ChannelOrder) -> bool:
+        """Whether it has gone on to another channel since it was read: then this one has no business with it."""
+        return order.channel != self.policy.channel
+
 
 class MarkSending(OrderCommand):
     """Committed before the provider is called, so that no call is ever forgotten. None: somebody else sends it."""
 
     def decide(self, work: Work) -> ChannelOrder | None:
-        sending = start_sending(self.order(work), work.now_ms, self.policy)
+        order = self.order(work)
+        sending = None if self.is_elsewhere(order) else start_sending(order, work.now_ms, self.policy)
         return None if sending is None else work.update(sending)
 
 
@@ -173,10 +196,10 @@ class TakeDue(OrderCommand):
 
     def decide(self, work: Work) -> ChannelOrder | None:
         order = self.order(work)
-        if order.due_at_ms is None or order.due_at_ms > work.now_ms:
+        if self.is_elsewhere(order) or order.due_at_ms is None or order.due_at_ms > work.now_ms:
             return None
         if order.state == ChannelOrderState.SENDING:
-            _carry_out(work, order, lose(order, work.now_ms, self.policy))
+            carry_out(work, order, lose(order, work.now_ms, self.policy))
             return None
         return work.update(msgspec.structs.replace(order, due_at_ms=work.now_ms + self.lease_ms))
 
@@ -192,17 +215,18 @@ class ApplyResult(OrderCommand):
         result: ProviderResult,
         source: Source,
         asked_at_ms: int | None = None,
+        avoid: Collection[str] = (),
     ) -> None:
-        """``asked_at_ms``: for a query, the time (Unix ms) before it was made."""
+        """``asked_at_ms``: for a query, the time (Unix ms) before it was made. ``avoid``: channels not well now."""
         super().__init__(origin, channel_order_id, policy)
-        self.result = result
-        self.source = source
-        self.asked_at_ms = asked_at_ms
+        self.word = Word(result, source, policy, asked_at_ms, avoid)
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        return order_keys(rows, self.channel_order_id, self.word)
 
     def decide(self, work: Work) -> ChannelOrder | None:
         order = self.order(work)
-        applied = apply_result(order, self.result, self.source, work.now_ms, self.policy, self.asked_at_ms)
-        return _carry_out(work, order, applied)
+        return hear(work, order, self.word).order or order
 
 
 class TakeNotification(Command[NotificationState]):
@@ -224,8 +248,13 @@ class TakeNotification(Command[NotificationState]):
         """What makes it the same notification again."""
         return f"{self.channel}/{self.received.notification_id}"
 
+    @property
+    def word(self) -> Word:
+        """What it says."""
+        return Word(self.received.result, Source.NOTIFICATION, self.policy)
+
     def reads(self, rows: Rows) -> Iterable[Key]:
-        yield key(ChannelOrder, self.received.channel_order_id)
+        yield from order_keys(rows, self.received.channel_order_id, self.word)
         yield key(Notification, self.notification_key, "notification_key")
 
     def decide(self, work: Work) -> NotificationState:
@@ -234,15 +263,15 @@ class TakeNotification(Command[NotificationState]):
             return NotificationState(known.state)
         received = self.received
         order = work.get(ChannelOrder, received.channel_order_id)
-        if order is None or order.channel != self.channel:
+        heard = Heard(None) if order is None else hear(work, order, self.word)
+        if heard.order is None:
             state = NotificationState.ORPHANED
             evidence = f"notified {received.result.status.value} of an order that does not exist"
             work.publish(MISMATCH_EVENT, messages.orphan_event(received.channel_order_id, self.channel, evidence))
+        elif heard.is_mismatch:
+            state = NotificationState.MISMATCHED
         else:
-            applied = apply_result(order, received.result, Source.NOTIFICATION, work.now_ms, self.policy)
-            _carry_out(work, order, applied)
-            state = NotificationState.REDUNDANT if applied.order is None else NotificationState.APPLIED
-            state = NotificationState.MISMATCHED if applied.mismatch else state
+            state = NotificationState.APPLIED if heard.is_changed else NotificationState.REDUNDANT
         work.insert(
             Notification(
                 id=work.new_id("ntf"),
@@ -258,14 +287,3 @@ class TakeNotification(Command[NotificationState]):
             parent_id=received.channel_order_id,
         )
         return state
-
-
-def _carry_out(work: Work, order: ChannelOrder, applied: Applied) -> ChannelOrder:
-    """Stores and announces what a result made of an order."""
-    if applied.order is not None:
-        order = work.update(applied.order, note=applied.mismatch)
-    if applied.announce:
-        work.publish(applied.announce, messages.channel_order_event(order))
-    if applied.mismatch:
-        work.publish(MISMATCH_EVENT, messages.mismatch_event(order, applied.mismatch))
-    return order

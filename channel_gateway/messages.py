@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState
-from channel_gateway.tables import ChannelOrder
-from paymesh.channel.v1 import channel_order_pb2
+from channel_gateway.channel_order import AttemptOutcome, ChannelOrderKind, ChannelOrderState, DoubtType
+from channel_gateway.doubt import DoubtState
+from channel_gateway.routing import Ask, Health, Judged
+from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder
+from paymesh.channel.v1 import channel_order_pb2, doubt_pb2, route_pb2
 from paymesh.common.v1 import money_pb2
 from paymesh.event.v1 import events_pb2
 
@@ -21,6 +23,13 @@ _STATE = {
     state.value: channel_order_pb2.ChannelOrderState.Value(f"CHANNEL_ORDER_STATE_{state.value}")
     for state in ChannelOrderState
 }
+
+_OUTCOME = {
+    outcome.value: channel_order_pb2.AttemptOutcome.Value(f"ATTEMPT_OUTCOME_{outcome.value}")
+    for outcome in AttemptOutcome
+}
+DOUBT_STATE = {state.value: doubt_pb2.DoubtState.Value(f"DOUBT_STATE_{state.value}") for state in DoubtState}
+_DOUBT_TYPE = {kind.value: doubt_pb2.DoubtType.Value(f"DOUBT_TYPE_{kind.value}") for kind in DoubtType}
 
 
 def channel_order(order: ChannelOrder) -> channel_order_pb2.ChannelOrder:
@@ -42,6 +51,55 @@ def channel_order(order: ChannelOrder) -> channel_order_pb2.ChannelOrder:
         finish_time=None if order.finished_at_ms is None else _timestamp(order.finished_at_ms),
         version=order.version,
         settled_minor=order.settled_minor,
+        merchant=order.merchant,
+        attempt_no=order.attempt_no,
+    )
+
+
+def channel_attempt(attempt: ChannelAttempt) -> channel_order_pb2.ChannelAttempt:
+    """What an order left behind on a channel."""
+    return channel_order_pb2.ChannelAttempt(
+        attempt_id=attempt.id,
+        attempt_no=attempt.attempt_no,
+        channel=attempt.channel,
+        outcome=_OUTCOME[attempt.outcome],
+        failure_reason=attempt.failure_reason,
+        provider_reference=attempt.provider_reference,
+        leave_time=_timestamp(attempt.left_at_ms),
+    )
+
+
+def channel_doubt(doubt: ChannelDoubt) -> doubt_pb2.ChannelDoubt:
+    """A doubt as callers and events have it."""
+    return doubt_pb2.ChannelDoubt(
+        doubt_id=doubt.id,
+        biz_id=doubt.biz_id,
+        channel_order_id=doubt.channel_order_id,
+        payment_id=doubt.payment_id,
+        channel=doubt.channel,
+        attempt_no=doubt.attempt_no,
+        state=DOUBT_STATE[doubt.state],
+        type=_DOUBT_TYPE[doubt.type],
+        amount=money_pb2.Money(currency_code=doubt.currency, amount_minor=doubt.amount_minor),
+        provider_reference=doubt.provider_reference,
+        evidence=doubt.evidence,
+        ask_count=doubt.ask_count,
+        open_time=_timestamp(doubt.opened_at_ms),
+        resolve_time=None if doubt.resolved_at_ms is None else _timestamp(doubt.resolved_at_ms),
+        version=doubt.version,
+    )
+
+
+def routed_candidate(judged: Judged, ask: Ask, health: Health) -> route_pb2.RoutedCandidate:
+    """A candidate of a route, with what speaks for it or against it."""
+    candidate = judged.candidate
+    return route_pb2.RoutedCandidate(
+        channel=candidate.channel,
+        is_in=judged.is_in,
+        reason="" if judged.reason is None else judged.reason.value,
+        cost_minor=candidate.cost_minor(ask.amount_minor),
+        success_ppm=health.success_ppm,
+        weight=candidate.weight,
     )
 
 
@@ -50,15 +108,26 @@ def channel_order_event(order: ChannelOrder) -> events_pb2.ChannelOrderEvent:
     return events_pb2.ChannelOrderEvent(channel_order=channel_order(order))
 
 
-def mismatch_event(order: ChannelOrder, evidence: str) -> events_pb2.ChannelMismatchEvent:
+def mismatch_event(order: ChannelOrder, evidence: str, doubt: ChannelDoubt) -> events_pb2.ChannelMismatchEvent:
     """The body of channel.mismatch_found."""
-    return events_pb2.ChannelMismatchEvent(channel_order=channel_order(order), evidence=evidence)
+    return events_pb2.ChannelMismatchEvent(
+        channel_order=channel_order(order),
+        evidence=evidence,
+        doubt_id=doubt.id,
+        channel=doubt.channel,
+        type=_DOUBT_TYPE[doubt.type],
+    )
+
+
+def doubt_event(doubt: ChannelDoubt, order: ChannelOrder) -> events_pb2.ChannelDoubtEvent:
+    """The body of channel.mismatch_resolved."""
+    return events_pb2.ChannelDoubtEvent(doubt=channel_doubt(doubt), channel_order=channel_order(order))
 
 
 def orphan_event(channel_order_id: str, channel: str, evidence: str) -> events_pb2.ChannelMismatchEvent:
     """As ``mismatch_event``, for a result that names an order which does not exist here."""
     named = channel_order_pb2.ChannelOrder(channel_order_id=channel_order_id, channel=channel)
-    return events_pb2.ChannelMismatchEvent(channel_order=named, evidence=evidence)
+    return events_pb2.ChannelMismatchEvent(channel_order=named, evidence=evidence, channel=channel)
 
 
 def _timestamp(ms: int) -> Timestamp:

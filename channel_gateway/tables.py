@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
-from paykit.store.row import Blob, Code, Id, LongName, Millis, Minor, Name, Row, Small, Title, mapped
+from paykit.store.row import Blob, Code, Id, LongName, LongText, Millis, Minor, Name, Row, Small, Title, mapped
 
 metadata = MetaData()
 
@@ -39,6 +39,58 @@ class ChannelOrder(Row, frozen=True, kw_only=True):
     created_at_ms: Millis
     finished_at_ms: Millis | None
     settled_minor: Minor = 0  # what the provider really moved, where that may differ and does; else 0
+    merchant: Name = ""  # of the business code: whose share of the channel's limits it counts on
+    attempt_no: Small = 1  # on which of its channels it is
+    route: LongText | None = None  # JSON, see routing.Onward: where else it may go; None where nowhere
+
+
+@mapped(
+    metadata,
+    "channel_attempt",
+    unique=["attempt_key"],
+    index=[("channel_order_id",), ("provider_reference",), ("biz_id",)],
+)
+class ChannelAttempt(Row, frozen=True, kw_only=True):
+    """What an order left behind when it went on to another channel ("cat_…"): it definitely came to nothing there."""
+
+    biz_id: Id
+    attempt_key: LongName  # "<order id>/<attempt no>"
+    channel_order_id: Id
+    attempt_no: Small
+    channel: Name
+    outcome: Code  # channel_order.AttemptOutcome
+    failure_reason: Code
+    provider_reference: Name  # empty where the provider has named none
+    sent_at_ms: Millis | None  # when it was last sent there
+    left_at_ms: Millis
+
+
+@mapped(
+    metadata,
+    "channel_doubt",
+    unique=["doubt_key"],
+    index=[("channel_order_id",), ("due_at_ms",), ("state", "id"), ("biz_id",)],
+)
+class ChannelDoubt(Row, frozen=True, kw_only=True):
+    """A provider's word against what is settled, until the provider has explained it ("dbt_…")."""
+
+    biz_id: Id
+    doubt_key: LongName  # "<order id>/<channel>/<n>": one is open at a time
+    channel_order_id: Id
+    payment_id: Id
+    channel: Name  # whose word: that of the order, or one that it has left
+    attempt_no: Small
+    state: Code  # doubt.DoubtState
+    type: Code  # doubt.DoubtType: what is feared while OPEN, what is so once CONFIRMED
+    amount_minor: Minor  # what the provider moved, as it says; of a DENIED one what it should have
+    currency: Code
+    provider_reference: Name  # of what is in doubt; empty where it has not been named
+    evidence: LongText
+    ask_count: Small
+    due_at_ms: Millis | None  # when the provider is asked next; None once resolved
+    context: Blob  # paykit.context.pack
+    opened_at_ms: Millis
+    resolved_at_ms: Millis | None
 
 
 @mapped(

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
-from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState, ProviderResult, ResultStatus, Source
+from channel_gateway.carrier import QUERY, UNANSWERED, Avoided, Carrier, HandOn, Question, call
+from channel_gateway.channel_order import ChannelOrderState, ProviderResult, ResultStatus
 from channel_gateway.channel_settings import ChannelSettings
 from channel_gateway.channels import ChannelSet
 from channel_gateway.channels.base import Channel
-from channel_gateway.commands import ApplyResult, MarkSending, TakeDue
+from channel_gateway.commands import TakeDue
 from channel_gateway.contexts import OrderContexts
 from channel_gateway.lane_metrics import BREAKER_CHANGES, CALL_SECONDS, CALLS, QUEUED, REFUSED, show
 from channel_gateway.limits.breaker import BreakerState, Ended, Forced
@@ -29,16 +31,15 @@ from channel_gateway.limits.scope import ScopeState
 from channel_gateway.limits.success_rate import SuccessRate
 from channel_gateway.limits.token_bucket import NS_PER_S
 from channel_gateway.merchants import NO_MERCHANT, merchant_of
+from channel_gateway.router import Router
 from channel_gateway.tables import ChannelOrder, ChannelOverride
 from paykit.context import set_current, unpack
 from paykit.errors import MeshError, ResourceExhausted
 from paykit.store.command import Origin
-from paykit.store.guard import assert_outside_transaction
 from paykit.store.store import Store
 
 log = structlog.get_logger(__name__)
 
-_QUERY = "QUERY"
 _LEASE_MS = 30_000  # how long an order that a timer handed over is left alone, at least
 _LEASE_MAX_MS = 300_000
 _RETRY_AFTER_MS = 1_000
@@ -46,20 +47,9 @@ _RETRY_AFTER_MAX_MS = 30_000
 _TIMEOUT_MARGIN_S = 1.0
 _STOP_GRACE_S = 15.0
 _SETTLING_PER_CALL = 4  # outcomes being committed, for each call that may be under way
-_UNKNOWN = ProviderResult(status=ResultStatus.UNKNOWN)
-_NOT_SENT = ProviderResult(status=ResultStatus.NOT_SENT)
 # What says that the channel does not work: no usable answer, or none could be asked for. A decline is an answer.
 _FAILURES = frozenset({ResultStatus.UNKNOWN, ResultStatus.NOT_SENT})
 _SUCCESSES = frozenset({ResultStatus.SUCCEEDED, ResultStatus.PENDING})  # PENDING: the provider has taken it
-_OPERATIONS: Mapping[str, Callable[[Channel, ChannelOrder], Awaitable[ProviderResult]]] = {
-    ChannelOrderKind.CHARGE: lambda channel, order: channel.charge(order),
-    ChannelOrderKind.REFUND: lambda channel, order: channel.refund(order),
-    ChannelOrderKind.PAYOUT: lambda channel, order: channel.payout(order),
-    ChannelOrderKind.AUTHORIZE: lambda channel, order: channel.authorize(order),
-    ChannelOrderKind.CAPTURE: lambda channel, order: channel.capture(order),
-    ChannelOrderKind.VOID: lambda channel, order: channel.void(order),
-    _QUERY: lambda channel, order: channel.query(order),
-}
 
 T = TypeVar("T")
 
@@ -93,14 +83,17 @@ class Lane:
         store: Store,
         contexts: OrderContexts,
         now_ns: Callable[[], int] = time.monotonic_ns,
+        avoided: Avoided = lambda mode, order: (),
+        hand_on: HandOn = lambda mode, order: None,
     ) -> None:
+        """``avoided``, ``hand_on``: see ``Carrier``."""
         self.channel = channel
         self._mode = mode
         self._settings = settings
-        self._store = store
-        self._contexts = contexts
+        self._carrier = Carrier(mode, channel, store, contexts, avoided, hand_on)
         self._now_ns = now_ns
-        self.schedule: Schedule[ChannelOrder] = Schedule(
+        self._questions: dict[str, Question] = {}
+        self.schedule: Schedule[ChannelOrder | Question] = Schedule(
             settings.scope(), settings.merchant_scope(), settings.limits.merchants_max, now_ns(), self._breaker_changed
         )
         self._success = SuccessRate(settings.limits.success_half_life_ns)
@@ -163,10 +156,20 @@ class Lane:
         is_query = order.state != ChannelOrderState.ACCEPTED
         if not self.schedule.offer(merchant_of(order), order.id, order, is_query=is_query):
             return False
-        self._held.add(order.id)
-        self._is_empty.clear()
-        self._pump()
+        self._hold(order.id)
         return True
+
+    async def ask(self, id_: str, order: ChannelOrder) -> ProviderResult | None:
+        """What the provider says of an order now, within the limits of every query; None where there is no room.
+
+        ``id_``: what asks. It asks once at a time.
+        """
+        question = Question(id_, order, asyncio.get_running_loop().create_future())
+        if id_ in self._held or not self.schedule.offer(merchant_of(order), id_, question, is_query=True):
+            return None
+        self._questions[id_] = question
+        self._hold(id_)
+        return await question.answer
 
     def health(self, merchant: str) -> ChannelHealth:
         """How it fares now."""
@@ -217,10 +220,7 @@ class Lane:
         """Ends an order that is not on its way as one that was never sent."""
         if self.schedule.withdraw(merchant_of(order), order.id):
             self._let_go(order.id)
-        origin = Origin.timer(unpack(order.context))
-        policy = self.channel.policy
-        if await self._store.run(MarkSending(origin, order.id, policy)) is not None:
-            await self._store.run(ApplyResult(origin, order.id, policy, _NOT_SENT, Source.REPLY))
+        await self._carrier.give_up(order)
 
     def _pump(self) -> None:
         """Begins every call that may begin now, and wakes again when the next may."""
@@ -240,12 +240,16 @@ class Lane:
             wait_s = max(0, wake_at_ns - now_ns) / NS_PER_S
             self._wake = asyncio.get_running_loop().call_later(wait_s, self._pump)
 
-    async def _take(self, turn: Turn[ChannelOrder]) -> None:
+    async def _take(self, turn: Turn[ChannelOrder | Question]) -> None:
         """One order to the provider, and what came of it into the store."""
         order = turn.item
+        if isinstance(order, Question):
+            await self._answer(turn, order)
+            return
         try:
             try:
-                outcome = await self._guarded(order, self._carry(turn))
+                carried = self._carrier.carry(order, partial(self._call, turn=turn))
+                outcome = await self._guarded(order, carried)
                 if outcome is not None:
                     await self._settling_slots.acquire()
             finally:
@@ -254,11 +258,20 @@ class Lane:
                 self._pump()
             if outcome is not None:
                 try:
-                    await self._guarded(order, self._store.run(outcome))
+                    await self._guarded(order, self._carrier.settle(outcome))
                 finally:
                     self._settling_slots.release()
         finally:
             self._let_go(order.id)
+
+    async def _answer(self, turn: Turn[ChannelOrder | Question], question: Question) -> None:
+        try:
+            set_current(unpack(question.order.context))
+            question.answered(await self._call(QUERY, question.order, turn))
+        finally:
+            self.schedule.end(turn, self._now_ns())
+            self._let_go(question.id)
+            self._pump()
 
     async def _guarded(self, order: ChannelOrder, step: Coroutine[Any, Any, T]) -> T | None:
         """The step's result. Where it fails nothing is lost: the row says how far it came, and is due again."""
@@ -270,55 +283,29 @@ class Lane:
             log.exception("channel_order_failed_here", channel_order_id=order.id)
         return None
 
-    def _let_go(self, order_id: str) -> None:
-        self._held.discard(order_id)
+    def _hold(self, id_: str) -> None:
+        self._held.add(id_)
+        self._is_empty.clear()
+        self._pump()
+
+    def _let_go(self, id_: str) -> None:
+        self._held.discard(id_)
+        question = self._questions.pop(id_, None)
+        if question is not None:
+            question.answered(UNANSWERED)
         if not self._held:
             self._is_empty.set()
 
-    async def _carry(self, turn: Turn[ChannelOrder]) -> ApplyResult | None:
-        """Takes an order to the provider; what is to be stored of it."""
-        order = turn.item
-        context = unpack(order.context)
-        set_current(context)
-        origin = Origin.timer(context)
-        policy = self.channel.policy
-        if order.state == ChannelOrderState.ACCEPTED:
-            self._contexts.remember(order.id, context)
-            sending = await self._store.run(MarkSending(origin, order.id, policy))
-            if sending is None:
-                return None
-            assert sending.sent_at_ms is not None
-            if self._store.clock.now_ms() - sending.sent_at_ms > policy.send_within_ms:
-                # Too late for a call to be over when others take it for lost; as none was made, another can be.
-                return ApplyResult(origin, order.id, policy, _NOT_SENT, Source.REPLY)
-            result = await self._call(order.kind, sending, turn)
-            return ApplyResult(origin, order.id, policy, result, Source.REPLY)
-        if order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
-            asked_at_ms = self._store.clock.now_ms()
-            result = await self._call(_QUERY, order, turn)
-            return ApplyResult(origin, order.id, policy, result, Source.QUERY, asked_at_ms)
-        return None
-
-    async def _call(self, operation: str, order: ChannelOrder, turn: Turn[ChannelOrder]) -> ProviderResult:
-        assert_outside_transaction()
-        channel = self.channel
+    async def _call(self, operation: str, order: ChannelOrder, turn: Turn[ChannelOrder | Question]) -> ProviderResult:
         started_ns = self._now_ns()
-        try:
-            async with asyncio.timeout(self._timeout_s(turn.merchant)):
-                result = await _OPERATIONS[operation](channel, order)
-        except TimeoutError:
-            log.warning("channel_call_timed_out", channel=channel.name, channel_order_id=order.id)
-            result = _UNKNOWN
-        except Exception:  # a channel's bug leaves the outcome as open as a lost connection does
-            log.exception("channel_raised", channel=channel.name, operation=operation, channel_order_id=order.id)
-            result = _UNKNOWN
+        result = await call(self.channel, operation, order, self._timeout_s(turn.merchant))
         ended_ns = self._now_ns()
         has_failed = result.status in _FAILURES
         turn.call = Ended(failed=has_failed, took_ns=ended_ns - started_ns)
         if not turn.is_query and (has_failed or result.status in _SUCCESSES):
             self._success.record(not has_failed, ended_ns)
         self._seconds.observe((ended_ns - started_ns) / NS_PER_S)
-        CALLS.labels(self._mode, channel.name, operation, result.status.value).inc()
+        CALLS.labels(self._mode, self.channel.name, operation, result.status.value).inc()
         return result
 
     def _timeout_s(self, merchant: str) -> float:
@@ -345,8 +332,12 @@ class Dispatcher:
         self._store = store
         self._channels = channels
         self._lanes: dict[tuple[str, str], Lane] = {}
+        self.router = Router(channels, self.health)
         for mode, channel in channels:
-            self._lanes[mode, channel.name] = Lane(mode, channel, channels.settings[channel.name], store, contexts)
+            settings = channels.settings[channel.name]
+            self._lanes[mode, channel.name] = Lane(
+                mode, channel, settings, store, contexts, avoided=self.router.avoided, hand_on=self._hand_on
+            )
 
     async def start(self) -> None:
         """Opens the channels and starts the workers."""
@@ -382,6 +373,10 @@ class Dispatcher:
         for (its_mode, channel), lane in self._lanes.items():
             if its_mode == mode:
                 lane.force(forced.get(channel, {}))
+
+    def _hand_on(self, mode: str, order: ChannelOrder) -> None:
+        if order.state == ChannelOrderState.ACCEPTED and self._channels.find(mode, order.channel) is not None:
+            self.lane(mode, order.channel).offer(order)
 
     async def take_due(self, row: ChannelOrder) -> None:
         """The timer: leases a due order and hands it to its lane, or gives its lost call up."""

@@ -34,13 +34,22 @@ class Subject(NamedTuple):
 
 
 def open_break(
-    work: Work, subject: Subject, wrong: BreakType, risk: tuple[int, str], evidence: str, rules: Rules
+    work: Work,
+    subject: Subject,
+    wrong: BreakType,
+    risk: tuple[int, str],
+    evidence: str,
+    rules: Rules,
+    break_id: str = "",
 ) -> Break:
-    """A new break, with the repair that is due for it by itself. ``risk`` is in minor units of a currency."""
+    """A new break, with the repair that is due for it by itself. ``risk`` is in minor units of a currency.
+
+    ``break_id``: where it follows from what found it, so that there is one.
+    """
     amount_minor, currency = risk
     opened = work.insert(
         Break(
-            id=work.new_id("brk"),
+            id=break_id or work.new_id("brk"),
             slot=subject.slot,
             biz_id=subject.biz_id,
             type=wrong.value,

@@ -11,13 +11,15 @@ from paykit.events.bus import Rejected
 from paykit.events.consumers import Consumer
 from paykit.store.command import Origin
 from paymesh.event.v1 import events_pb2
-from recon import facts
+from recon import doubts, facts
 from recon.commands import TakeFacts, TakeMismatch, TakeOrphan
+from recon.doubts import ResolveDoubt, TakeDoubt
 from recon.matching import Fact
 from recon.rules import Rules
 
 CONSUMER = "matcher"
 MISMATCH_FOUND = "channel.mismatch_found"
+MISMATCH_RESOLVED = "channel.mismatch_resolved"
 
 
 def _trade(body: bytes) -> list[Fact]:
@@ -50,7 +52,7 @@ FACTS: dict[str, Callable[[bytes], list[Fact]]] = {
     "channel.order_failed": _channel_order,
     "channel.order_unknown": _channel_order,
 }
-SUBJECTS = (*FACTS, MISMATCH_FOUND)
+SUBJECTS = (*FACTS, MISMATCH_FOUND, MISMATCH_RESOLVED)
 
 
 def consumer(rules: Rules) -> Consumer:
@@ -58,10 +60,13 @@ def consumer(rules: Rules) -> Consumer:
 
     def to_command(
         context: BusinessContext, message_id: str, subject: str, body: bytes
-    ) -> TakeFacts | TakeOrphan | None:
+    ) -> TakeFacts | TakeOrphan | TakeDoubt | ResolveDoubt | None:
         try:
             if subject == MISMATCH_FOUND:
                 return _mismatch(context, message_id, body, rules)
+            if subject == MISMATCH_RESOLVED:
+                doubted, confirmed = doubts.resolved(events_pb2.ChannelDoubtEvent.FromString(body))
+                return ResolveDoubt(Origin.event(context, CONSUMER, message_id), doubted, confirmed, rules)
             found = FACTS[subject](body)
             return TakeFacts(Origin.event(context, CONSUMER, message_id), found, rules) if found else None
         except (DecodeError, ValueError) as error:
@@ -70,11 +75,15 @@ def consumer(rules: Rules) -> Consumer:
     return Consumer(CONSUMER, SUBJECTS, to_command)
 
 
-def _mismatch(context: BusinessContext, message_id: str, body: bytes, rules: Rules) -> TakeMismatch | TakeOrphan:
+def _mismatch(
+    context: BusinessContext, message_id: str, body: bytes, rules: Rules
+) -> TakeMismatch | TakeOrphan | TakeDoubt:
     event = events_pb2.ChannelMismatchEvent.FromString(body)
     order = event.channel_order
     origin = Origin.event(context, CONSUMER, message_id)
     if not order.instruction_id:  # the provider names an order that channel_gateway does not have
         return TakeOrphan(origin, order.channel_order_id, rules, event.evidence)
+    if event.doubt_id:
+        return TakeDoubt(origin, doubts.doubted(event), rules)
     risk = (order.amount.amount_minor, order.amount.currency_code)
     return TakeMismatch(origin, facts.of_channel_order(order), rules, risk, event.evidence)

@@ -72,6 +72,7 @@ class CloseReason(StrEnum):
     LATE_MATCH = "LATE_MATCH"  # what was missing came, and agrees
     SUPERSEDED = "SUPERSEDED"  # what was missing came, and another difference took the break's place
     RESULT_KNOWN = "RESULT_KNOWN"  # the outcome is known now; the window for the rest is open
+    DISMISSED = "DISMISSED"  # asked again, the provider says what we know
 
 
 # MATCHED may be left: a channel order can become unknown after its payment failed, and a second voice can contradict.

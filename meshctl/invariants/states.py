@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from channel_gateway.channel_order import CHANNEL_ORDER
-from channel_gateway.tables import ChannelOrder
+from channel_gateway.doubt import DOUBT
+from channel_gateway.tables import ChannelDoubt, ChannelOrder
 from meshctl.invariants.base import Invariant, Tally, is_path
 from meshctl.invariants.world import Slice
 from pay_core.case import CASE
@@ -38,6 +39,7 @@ MACHINES: Mapping[type[Row], StateMachine[Any]] = {
     Closing: CLOSING,
     Compensation: COMPENSATION,
     ChannelOrder: CHANNEL_ORDER,
+    ChannelDoubt: DOUBT,
     Break: BREAK,
     Repair: REPAIR,
     Match: MATCH,
@@ -94,6 +96,7 @@ _NEVER_CHANGED = (
     "adjustment",
     "command_record",
     "notification",
+    "channel_attempt",
     "rule_version",
     "trade_line",
     "trade_relation",

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from channel_gateway.sandbox.client import BookEntry
-from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
+from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder, ChannelOverride, Notification
 from pay_core.tables import (
     Account,
     Adjustment,
@@ -64,7 +64,7 @@ TABLES: Mapping[str, tuple[type[Row], ...]] = {
         Compensation,
         *SYSTEM_TABLES,
     ),
-    "channel_gateway": (ChannelOrder, Notification, ChannelOverride, *SYSTEM_TABLES),
+    "channel_gateway": (ChannelOrder, ChannelAttempt, ChannelDoubt, Notification, ChannelOverride, *SYSTEM_TABLES),
 }
 
 _HOLDING_UP = ("REVERSAL_FAILED", "RELEASE_FAILED")  # a payment waits for the decision of such a case

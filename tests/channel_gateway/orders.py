@@ -22,6 +22,7 @@ POLICY = ChannelPolicy(
     not_found_certain_after_ms=30_000,
     resend_delay_ms=1_000,
     resend_give_up_after_ms=600_000,
+    channel="sandbox_card",
 )
 
 _counter = itertools.count(1)

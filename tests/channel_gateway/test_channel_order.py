@@ -17,6 +17,8 @@ from channel_gateway.channel_order import (
     Applied,
     ChannelOrderKind,
     ChannelOrderState,
+    DoubtType,
+    Mismatch,
     ProviderResult,
     ResultStatus,
     Source,
@@ -221,7 +223,7 @@ def test_another_amount_settles_where_the_channel_declares_that_it_may_differ(st
     order = changed(outcome)
     assert (order.state, order.amount_minor, order.settled_minor) == ("SUCCEEDED", 1_000, amount_minor)
     assert moved_minor(order) == amount_minor
-    assert (outcome.announce, outcome.mismatch) == (SUCCEEDED_EVENT, "")
+    assert (outcome.announce, outcome.mismatch) == (SUCCEEDED_EVENT, None)
 
 
 def test_the_amount_asked_for_leaves_the_settled_one_zero() -> None:
@@ -233,7 +235,8 @@ def test_once_settled_another_amount_is_a_mismatch_and_the_settled_one_is_silent
     order = changed(told(make_sending(), 1_500))
     assert told(order, 1_500) == Applied()
     for amount_minor in (1_000, 1_499):
-        assert told(order, amount_minor).mismatch == f"amount {amount_minor} instead of 1500"
+        mismatch = told(order, amount_minor).mismatch
+        assert mismatch == Mismatch(f"amount {amount_minor} instead of 1500", DoubtType.AMOUNT)
 
 
 def test_a_pending_reply_that_comes_after_the_settlement_speaks_of_what_was_asked_for() -> None:
@@ -300,7 +303,7 @@ def test_whenever_the_moved_amount_is_told_it_is_settled_once_and_nothing_else_c
     order, announced = make_sending(), 0
     for result, source in data.draw(st.permutations(words + finals)):
         outcome = apply_result(order, result, source, NOW_MS, MAY_DIFFER, NOW_MS)
-        assert outcome.mismatch == ""
+        assert outcome.mismatch is None
         announced += outcome.announce == SUCCEEDED_EVENT
         order = outcome.order or order
     assert (order.state, moved_minor(order), announced) == ("SUCCEEDED", moved, 1)

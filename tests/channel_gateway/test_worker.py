@@ -10,10 +10,16 @@ import pytest
 from sqlalchemy import select
 
 from channel_gateway import app
-from channel_gateway.channel_order import ChannelOrderKind, ChannelPolicy, ProviderResult, ResultStatus
+from channel_gateway.channel_order import (
+    HANDOVER_GRACE_MS,
+    ChannelOrderKind,
+    ChannelPolicy,
+    ProviderResult,
+    ResultStatus,
+)
 from channel_gateway.channels.base import ReceivedNotification, WithoutStatements
 from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
-from channel_gateway.commands import HANDOVER_GRACE_MS, MarkSending, Submission, SubmitOrder
+from channel_gateway.commands import MarkSending, Submission, SubmitOrder
 from channel_gateway.contexts import OrderContexts
 from channel_gateway.tables import ChannelOrder
 from channel_gateway.worker import Lane

@@ -99,6 +99,30 @@ CHANNEL_ORDER_STATE_FAILED: ChannelOrderState.ValueType  # 6
 """Definitely not done by the provider. Terminal."""
 Global___ChannelOrderState: _TypeAlias = ChannelOrderState  # noqa: Y015
 
+class _AttemptOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTEMPT_OUTCOME_UNSPECIFIED: _AttemptOutcome.ValueType  # 0
+    """Never stored."""
+    ATTEMPT_OUTCOME_FAILED: _AttemptOutcome.ValueType  # 1
+    """The provider has refused it for good."""
+    ATTEMPT_OUTCOME_NOT_SENT: _AttemptOutcome.ValueType  # 2
+    """It never left for the provider."""
+
+class AttemptOutcome(_AttemptOutcome, metaclass=_AttemptOutcomeEnumTypeWrapper):
+    """How an order came to nothing on a channel that it left."""
+
+ATTEMPT_OUTCOME_UNSPECIFIED: AttemptOutcome.ValueType  # 0
+"""Never stored."""
+ATTEMPT_OUTCOME_FAILED: AttemptOutcome.ValueType  # 1
+"""The provider has refused it for good."""
+ATTEMPT_OUTCOME_NOT_SENT: AttemptOutcome.ValueType  # 2
+"""It never left for the provider."""
+Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015
+
 @_typing.final
 class ChannelOrder(_message.Message):
     """One order to a provider, and the internal credential for it."""
@@ -121,6 +145,8 @@ class ChannelOrder(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SETTLED_MINOR_FIELD_NUMBER: _builtins.int
+    MERCHANT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_NO_FIELD_NUMBER: _builtins.int
     channel_order_id: _builtins.str
     """"chn_…"; also the reference and idempotency key the provider is given."""
     biz_id: _builtins.str
@@ -147,6 +173,10 @@ class ChannelOrder(_message.Message):
     """Steps by one with each change."""
     settled_minor: _builtins.int
     """What the provider really moved, where the channel may move another amount than asked for; 0 otherwise."""
+    merchant: _builtins.str
+    """The merchant it is for, from the business code; empty where that has none."""
+    attempt_no: _builtins.int
+    """On which of its channels it is: 1 unless it left one for another after a definite failure."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much."""
@@ -178,11 +208,61 @@ class ChannelOrder(_message.Message):
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
         settled_minor: _builtins.int = ...,
+        merchant: _builtins.str = ...,
+        attempt_no: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "create_time", b"create_time", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "biz_id", b"biz_id", "channel", b"channel", "channel_order_id", b"channel_order_id", "create_time", b"create_time", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "instruction_id", b"instruction_id", "kind", b"kind", "original_channel_order_id", b"original_channel_order_id", "payment_id", b"payment_id", "provider_reference", b"provider_reference", "query_count", b"query_count", "settled_minor", b"settled_minor", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "attempt_no", b"attempt_no", "biz_id", b"biz_id", "channel", b"channel", "channel_order_id", b"channel_order_id", "create_time", b"create_time", "failure_reason", b"failure_reason", "finish_time", b"finish_time", "instruction_id", b"instruction_id", "kind", b"kind", "merchant", b"merchant", "original_channel_order_id", b"original_channel_order_id", "payment_id", b"payment_id", "provider_reference", b"provider_reference", "query_count", b"query_count", "settled_minor", b"settled_minor", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChannelOrder: _TypeAlias = ChannelOrder  # noqa: Y015
+
+@_typing.final
+class ChannelAttempt(_message.Message):
+    """What an order left behind when it went on to another channel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_NO_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    FAILURE_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDER_REFERENCE_FIELD_NUMBER: _builtins.int
+    LEAVE_TIME_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """"cat_…"."""
+    attempt_no: _builtins.int
+    """Counts from 1 within the order."""
+    channel: _builtins.str
+    """The channel that was left."""
+    outcome: Global___AttemptOutcome.ValueType
+    """How it came to nothing there."""
+    failure_reason: _builtins.str
+    """Why, as a reason constant."""
+    provider_reference: _builtins.str
+    """The provider's own reference; empty where it has named none."""
+    @_builtins.property
+    def leave_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was left."""
+
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        attempt_no: _builtins.int = ...,
+        channel: _builtins.str = ...,
+        outcome: Global___AttemptOutcome.ValueType = ...,
+        failure_reason: _builtins.str = ...,
+        provider_reference: _builtins.str = ...,
+        leave_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leave_time", b"leave_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_no", b"attempt_no", "channel", b"channel", "failure_reason", b"failure_reason", "leave_time", b"leave_time", "outcome", b"outcome", "provider_reference", b"provider_reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelAttempt: _TypeAlias = ChannelAttempt  # noqa: Y015

@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from paymesh.channel.v1 import channel_order_pb2 as paymesh_dot_channel_dot_v1_dot_channel__order__pb2
+from paymesh.channel.v1 import route_pb2 as paymesh_dot_channel_dot_v1_dot_route__pb2
 from paymesh.common.v1 import context_pb2 as paymesh_dot_common_dot_v1_dot_context__pb2
 from paymesh.common.v1 import money_pb2 as paymesh_dot_common_dot_v1_dot_money__pb2
 from paymesh.common.v1 import options_pb2 as paymesh_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(paymesh/channel/v1/channel_service.proto\x12\x12paymesh.channel.v1\x1a\x17google/rpc/status.proto\x1a&paymesh/channel/v1/channel_order.proto\x1a\x1fpaymesh/common/v1/context.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a\x1fpaymesh/common/v1/options.proto\"\xfc\x01\n\x19SubmitChannelOrderRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.paymesh.channel.v1.ChannelOrderKind\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12(\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x16\n\x0einstruction_id\x18\x05 \x01(\t\x12\x12\n\npayment_id\x18\x06 \x01(\t\x12\r\n\x05token\x18\x07 \x01(\t\x12!\n\x19original_channel_order_id\x18\x08 \x01(\t\"U\n\x1aSubmitChannelOrderResponse\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\"\\\n\x1f\x42\x61tchSubmitChannelOrdersRequest\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32*.paymesh.channel.v1.SubmitChannelOrderItem\"\x8d\x01\n\x16SubmitChannelOrderItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12>\n\x07request\x18\x02 \x01(\x0b\x32-.paymesh.channel.v1.SubmitChannelOrderRequest\"a\n BatchSubmitChannelOrdersResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.paymesh.channel.v1.SubmitChannelOrderResult\"\x80\x01\n\x18SubmitChannelOrderResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12@\n\x08response\x18\x02 \x01(\x0b\x32..paymesh.channel.v1.SubmitChannelOrderResponse\"T\n\x16GetChannelOrderRequest\x12\x1a\n\x10\x63hannel_order_id\x18\x01 \x01(\tH\x00\x12\x18\n\x0einstruction_id\x18\x02 \x01(\tH\x00\x42\x04\n\x02\x62y\"R\n\x17GetChannelOrderResponse\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\"V\n\x1c\x42\x61tchGetChannelOrdersRequest\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32\'.paymesh.channel.v1.GetChannelOrderItem\"\x87\x01\n\x13GetChannelOrderItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12;\n\x07request\x18\x02 \x01(\x0b\x32*.paymesh.channel.v1.GetChannelOrderRequest\"[\n\x1d\x42\x61tchGetChannelOrdersResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).paymesh.channel.v1.GetChannelOrderResult\"z\n\x15GetChannelOrderResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12=\n\x08response\x18\x02 \x01(\x0b\x32+.paymesh.channel.v1.GetChannelOrderResponse\"U\n\x18ListChannelOrdersRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x19ListChannelOrdersResponse\x12\x38\n\x0e\x63hannel_orders\x18\x01 \x03(\x0b\x32 .paymesh.channel.v1.ChannelOrder\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x15\x46\x65tchStatementRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x02 \x01(\t\"7\n\x16\x46\x65tchStatementResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\x32\xed\x05\n\x0e\x43hannelService\x12s\n\x12SubmitChannelOrder\x12-.paymesh.channel.v1.SubmitChannelOrderRequest\x1a..paymesh.channel.v1.SubmitChannelOrderResponse\x12\x85\x01\n\x18\x42\x61tchSubmitChannelOrders\x12\x33.paymesh.channel.v1.BatchSubmitChannelOrdersRequest\x1a\x34.paymesh.channel.v1.BatchSubmitChannelOrdersResponse\x12p\n\x0fGetChannelOrder\x12*.paymesh.channel.v1.GetChannelOrderRequest\x1a+.paymesh.channel.v1.GetChannelOrderResponse\"\x04\xa0\xbb\x18\x02\x12\x82\x01\n\x15\x42\x61tchGetChannelOrders\x12\x30.paymesh.channel.v1.BatchGetChannelOrdersRequest\x1a\x31.paymesh.channel.v1.BatchGetChannelOrdersResponse\"\x04\xa0\xbb\x18\x02\x12v\n\x11ListChannelOrders\x12,.paymesh.channel.v1.ListChannelOrdersRequest\x1a-.paymesh.channel.v1.ListChannelOrdersResponse\"\x04\xa0\xbb\x18\x02\x12o\n\x0e\x46\x65tchStatement\x12).paymesh.channel.v1.FetchStatementRequest\x1a*.paymesh.channel.v1.FetchStatementResponse\"\x04\xa0\xbb\x18\x02\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(paymesh/channel/v1/channel_service.proto\x12\x12paymesh.channel.v1\x1a\x17google/rpc/status.proto\x1a&paymesh/channel/v1/channel_order.proto\x1a\x1epaymesh/channel/v1/route.proto\x1a\x1fpaymesh/common/v1/context.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a\x1fpaymesh/common/v1/options.proto\"\x92\x03\n\x19SubmitChannelOrderRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x04kind\x18\x02 \x01(\x0e\x32$.paymesh.channel.v1.ChannelOrderKind\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12(\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x16\n\x0einstruction_id\x18\x05 \x01(\t\x12\x12\n\npayment_id\x18\x06 \x01(\t\x12\r\n\x05token\x18\x07 \x01(\t\x12!\n\x19original_channel_order_id\x18\x08 \x01(\t\x12\x36\n\ncandidates\x18\t \x03(\x0b\x32\".paymesh.channel.v1.RouteCandidate\x12\x33\n\x08strategy\x18\n \x01(\x0e\x32!.paymesh.channel.v1.RouteStrategy\x12\x14\n\x0c\x63hannels_max\x18\x0b \x01(\x05\x12\x11\n\tswitch_on\x18\x0c \x03(\t\"U\n\x1aSubmitChannelOrderResponse\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\"\\\n\x1f\x42\x61tchSubmitChannelOrdersRequest\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32*.paymesh.channel.v1.SubmitChannelOrderItem\"\x8d\x01\n\x16SubmitChannelOrderItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12>\n\x07request\x18\x02 \x01(\x0b\x32-.paymesh.channel.v1.SubmitChannelOrderRequest\"a\n BatchSubmitChannelOrdersResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.paymesh.channel.v1.SubmitChannelOrderResult\"\x80\x01\n\x18SubmitChannelOrderResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12@\n\x08response\x18\x02 \x01(\x0b\x32..paymesh.channel.v1.SubmitChannelOrderResponse\"T\n\x16GetChannelOrderRequest\x12\x1a\n\x10\x63hannel_order_id\x18\x01 \x01(\tH\x00\x12\x18\n\x0einstruction_id\x18\x02 \x01(\tH\x00\x42\x04\n\x02\x62y\"\x88\x01\n\x17GetChannelOrderResponse\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\x12\x34\n\x08\x61ttempts\x18\x02 \x03(\x0b\x32\".paymesh.channel.v1.ChannelAttempt\"V\n\x1c\x42\x61tchGetChannelOrdersRequest\x12\x36\n\x05items\x18\x01 \x03(\x0b\x32\'.paymesh.channel.v1.GetChannelOrderItem\"\x87\x01\n\x13GetChannelOrderItem\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".paymesh.common.v1.BusinessContext\x12;\n\x07request\x18\x02 \x01(\x0b\x32*.paymesh.channel.v1.GetChannelOrderRequest\"[\n\x1d\x42\x61tchGetChannelOrdersResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32).paymesh.channel.v1.GetChannelOrderResult\"z\n\x15GetChannelOrderResult\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.google.rpc.Status\x12=\n\x08response\x18\x02 \x01(\x0b\x32+.paymesh.channel.v1.GetChannelOrderResponse\"U\n\x18ListChannelOrdersRequest\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x19ListChannelOrdersResponse\x12\x38\n\x0e\x63hannel_orders\x18\x01 \x03(\x0b\x32 .paymesh.channel.v1.ChannelOrder\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x15\x46\x65tchStatementRequest\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x02 \x01(\t\"7\n\x16\x46\x65tchStatementResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"\xf8\x01\n\x13PreviewRouteRequest\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.paymesh.channel.v1.ChannelOrderKind\x12(\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x36\n\ncandidates\x18\x03 \x03(\x0b\x32\".paymesh.channel.v1.RouteCandidate\x12\x33\n\x08strategy\x18\x04 \x01(\x0e\x32!.paymesh.channel.v1.RouteStrategy\x12\x16\n\x0einstruction_id\x18\x05 \x01(\t\"`\n\x14PreviewRouteResponse\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x37\n\ncandidates\x18\x02 \x03(\x0b\x32#.paymesh.channel.v1.RoutedCandidate2\xd6\x06\n\x0e\x43hannelService\x12s\n\x12SubmitChannelOrder\x12-.paymesh.channel.v1.SubmitChannelOrderRequest\x1a..paymesh.channel.v1.SubmitChannelOrderResponse\x12\x85\x01\n\x18\x42\x61tchSubmitChannelOrders\x12\x33.paymesh.channel.v1.BatchSubmitChannelOrdersRequest\x1a\x34.paymesh.channel.v1.BatchSubmitChannelOrdersResponse\x12p\n\x0fGetChannelOrder\x12*.paymesh.channel.v1.GetChannelOrderRequest\x1a+.paymesh.channel.v1.GetChannelOrderResponse\"\x04\xa0\xbb\x18\x02\x12\x82\x01\n\x15\x42\x61tchGetChannelOrders\x12\x30.paymesh.channel.v1.BatchGetChannelOrdersRequest\x1a\x31.paymesh.channel.v1.BatchGetChannelOrdersResponse\"\x04\xa0\xbb\x18\x02\x12g\n\x0cPreviewRoute\x12\'.paymesh.channel.v1.PreviewRouteRequest\x1a(.paymesh.channel.v1.PreviewRouteResponse\"\x04\xa0\xbb\x18\x02\x12v\n\x11ListChannelOrders\x12,.paymesh.channel.v1.ListChannelOrdersRequest\x1a-.paymesh.channel.v1.ListChannelOrdersResponse\"\x04\xa0\xbb\x18\x02\x12o\n\x0e\x46\x65tchStatement\x12).paymesh.channel.v1.FetchStatementRequest\x1a*.paymesh.channel.v1.FetchStatementResponse\"\x04\xa0\xbb\x18\x02\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,42 +41,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANNELSERVICE'].methods_by_name['GetChannelOrder']._serialized_options = b'\240\273\030\002'
   _globals['_CHANNELSERVICE'].methods_by_name['BatchGetChannelOrders']._loaded_options = None
   _globals['_CHANNELSERVICE'].methods_by_name['BatchGetChannelOrders']._serialized_options = b'\240\273\030\002'
+  _globals['_CHANNELSERVICE'].methods_by_name['PreviewRoute']._loaded_options = None
+  _globals['_CHANNELSERVICE'].methods_by_name['PreviewRoute']._serialized_options = b'\240\273\030\002'
   _globals['_CHANNELSERVICE'].methods_by_name['ListChannelOrders']._loaded_options = None
   _globals['_CHANNELSERVICE'].methods_by_name['ListChannelOrders']._serialized_options = b'\240\273\030\002'
   _globals['_CHANNELSERVICE'].methods_by_name['FetchStatement']._loaded_options = None
   _globals['_CHANNELSERVICE'].methods_by_name['FetchStatement']._serialized_options = b'\240\273\030\002'
-  _globals['_SUBMITCHANNELORDERREQUEST']._serialized_start=227
-  _globals['_SUBMITCHANNELORDERREQUEST']._serialized_end=479
-  _globals['_SUBMITCHANNELORDERRESPONSE']._serialized_start=481
-  _globals['_SUBMITCHANNELORDERRESPONSE']._serialized_end=566
-  _globals['_BATCHSUBMITCHANNELORDERSREQUEST']._serialized_start=568
-  _globals['_BATCHSUBMITCHANNELORDERSREQUEST']._serialized_end=660
-  _globals['_SUBMITCHANNELORDERITEM']._serialized_start=663
-  _globals['_SUBMITCHANNELORDERITEM']._serialized_end=804
-  _globals['_BATCHSUBMITCHANNELORDERSRESPONSE']._serialized_start=806
-  _globals['_BATCHSUBMITCHANNELORDERSRESPONSE']._serialized_end=903
-  _globals['_SUBMITCHANNELORDERRESULT']._serialized_start=906
-  _globals['_SUBMITCHANNELORDERRESULT']._serialized_end=1034
-  _globals['_GETCHANNELORDERREQUEST']._serialized_start=1036
-  _globals['_GETCHANNELORDERREQUEST']._serialized_end=1120
-  _globals['_GETCHANNELORDERRESPONSE']._serialized_start=1122
-  _globals['_GETCHANNELORDERRESPONSE']._serialized_end=1204
-  _globals['_BATCHGETCHANNELORDERSREQUEST']._serialized_start=1206
-  _globals['_BATCHGETCHANNELORDERSREQUEST']._serialized_end=1292
-  _globals['_GETCHANNELORDERITEM']._serialized_start=1295
-  _globals['_GETCHANNELORDERITEM']._serialized_end=1430
-  _globals['_BATCHGETCHANNELORDERSRESPONSE']._serialized_start=1432
-  _globals['_BATCHGETCHANNELORDERSRESPONSE']._serialized_end=1523
-  _globals['_GETCHANNELORDERRESULT']._serialized_start=1525
-  _globals['_GETCHANNELORDERRESULT']._serialized_end=1647
-  _globals['_LISTCHANNELORDERSREQUEST']._serialized_start=1649
-  _globals['_LISTCHANNELORDERSREQUEST']._serialized_end=1734
-  _globals['_LISTCHANNELORDERSRESPONSE']._serialized_start=1736
-  _globals['_LISTCHANNELORDERSRESPONSE']._serialized_end=1846
-  _globals['_FETCHSTATEMENTREQUEST']._serialized_start=1848
-  _globals['_FETCHSTATEMENTREQUEST']._serialized_end=1902
-  _globals['_FETCHSTATEMENTRESPONSE']._serialized_start=1904
-  _globals['_FETCHSTATEMENTRESPONSE']._serialized_end=1959
-  _globals['_CHANNELSERVICE']._serialized_start=1962
-  _globals['_CHANNELSERVICE']._serialized_end=2711
+  _globals['_SUBMITCHANNELORDERREQUEST']._serialized_start=259
+  _globals['_SUBMITCHANNELORDERREQUEST']._serialized_end=661
+  _globals['_SUBMITCHANNELORDERRESPONSE']._serialized_start=663
+  _globals['_SUBMITCHANNELORDERRESPONSE']._serialized_end=748
+  _globals['_BATCHSUBMITCHANNELORDERSREQUEST']._serialized_start=750
+  _globals['_BATCHSUBMITCHANNELORDERSREQUEST']._serialized_end=842
+  _globals['_SUBMITCHANNELORDERITEM']._serialized_start=845
+  _globals['_SUBMITCHANNELORDERITEM']._serialized_end=986
+  _globals['_BATCHSUBMITCHANNELORDERSRESPONSE']._serialized_start=988
+  _globals['_BATCHSUBMITCHANNELORDERSRESPONSE']._serialized_end=1085
+  _globals['_SUBMITCHANNELORDERRESULT']._serialized_start=1088
+  _globals['_SUBMITCHANNELORDERRESULT']._serialized_end=1216
+  _globals['_GETCHANNELORDERREQUEST']._serialized_start=1218
+  _globals['_GETCHANNELORDERREQUEST']._serialized_end=1302
+  _globals['_GETCHANNELORDERRESPONSE']._serialized_start=1305
+  _globals['_GETCHANNELORDERRESPONSE']._serialized_end=1441
+  _globals['_BATCHGETCHANNELORDERSREQUEST']._serialized_start=1443
+  _globals['_BATCHGETCHANNELORDERSREQUEST']._serialized_end=1529
+  _globals['_GETCHANNELORDERITEM']._serialized_start=1532
+  _globals['_GETCHANNELORDERITEM']._serialized_end=1667
+  _globals['_BATCHGETCHANNELORDERSRESPONSE']._serialized_start=1669
+  _globals['_BATCHGETCHANNELORDERSRESPONSE']._serialized_end=1760
+  _globals['_GETCHANNELORDERRESULT']._serialized_start=1762
+  _globals['_GETCHANNELORDERRESULT']._serialized_end=1884
+  _globals['_LISTCHANNELORDERSREQUEST']._serialized_start=1886
+  _globals['_LISTCHANNELORDERSREQUEST']._serialized_end=1971
+  _globals['_LISTCHANNELORDERSRESPONSE']._serialized_start=1973
+  _globals['_LISTCHANNELORDERSRESPONSE']._serialized_end=2083
+  _globals['_FETCHSTATEMENTREQUEST']._serialized_start=2085
+  _globals['_FETCHSTATEMENTREQUEST']._serialized_end=2139
+  _globals['_FETCHSTATEMENTRESPONSE']._serialized_start=2141
+  _globals['_FETCHSTATEMENTRESPONSE']._serialized_end=2196
+  _globals['_PREVIEWROUTEREQUEST']._serialized_start=2199
+  _globals['_PREVIEWROUTEREQUEST']._serialized_end=2447
+  _globals['_PREVIEWROUTERESPONSE']._serialized_start=2449
+  _globals['_PREVIEWROUTERESPONSE']._serialized_end=2545
+  _globals['_CHANNELSERVICE']._serialized_start=2548
+  _globals['_CHANNELSERVICE']._serialized_end=3402
 # @@protoc_insertion_point(module_scope)

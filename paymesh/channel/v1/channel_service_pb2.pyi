@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from paymesh.channel.v1 import channel_order_pb2 as _channel_order_pb2
+from paymesh.channel.v1 import route_pb2 as _route_pb2
 from paymesh.common.v1 import context_pb2 as _context_pb2
 from paymesh.common.v1 import money_pb2 as _money_pb2
 import builtins as _builtins
@@ -36,12 +37,16 @@ class SubmitChannelOrderRequest(_message.Message):
     PAYMENT_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     ORIGINAL_CHANNEL_ORDER_ID_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    CHANNELS_MAX_FIELD_NUMBER: _builtins.int
+    SWITCH_ON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The caller's own unique id for this call: the instruction id."""
     kind: _channel_order_pb2.ChannelOrderKind.ValueType
     """What the provider shall do."""
     channel: _builtins.str
-    """The channel, one of those configured."""
+    """The channel, one of those configured. Where candidates are named: one of them, or empty."""
     instruction_id: _builtins.str
     """The payment instruction; its slot becomes the order's slot."""
     payment_id: _builtins.str
@@ -50,9 +55,21 @@ class SubmitChannelOrderRequest(_message.Message):
     """Vault token of the card, bank account or wallet (CHARGE, AUTHORIZE) or bank account (PAYOUT)."""
     original_channel_order_id: _builtins.str
     """For a refund: the SUCCEEDED charge or capture it gives back. For a capture or void: the SUCCEEDED authorisation."""
+    strategy: _route_pb2.RouteStrategy.ValueType
+    """How one of them is chosen."""
+    channels_max: _builtins.int
+    """On how many channels it may be tried in all; 0 is 1."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """How much; greater than zero."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RouteCandidate]:
+        """CHARGE, AUTHORIZE and PAYOUT: the channels that may carry it, the best first; at most 20. Empty: channel alone."""
+
+    @_builtins.property
+    def switch_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The reasons of a definite failure on which another channel may be tried, e.g. "PROVIDER_UNREACHABLE"; at most 50."""
 
     def __init__(
         self,
@@ -65,10 +82,14 @@ class SubmitChannelOrderRequest(_message.Message):
         payment_id: _builtins.str = ...,
         token: _builtins.str = ...,
         original_channel_order_id: _builtins.str = ...,
+        candidates: _abc.Iterable[_route_pb2.RouteCandidate] | None = ...,
+        strategy: _route_pb2.RouteStrategy.ValueType = ...,
+        channels_max: _builtins.int = ...,
+        switch_on: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "channel", b"channel", "instruction_id", b"instruction_id", "kind", b"kind", "original_channel_order_id", b"original_channel_order_id", "payment_id", b"payment_id", "request_id", b"request_id", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "candidates", b"candidates", "channel", b"channel", "channels_max", b"channels_max", "instruction_id", b"instruction_id", "kind", b"kind", "original_channel_order_id", b"original_channel_order_id", "payment_id", b"payment_id", "request_id", b"request_id", "strategy", b"strategy", "switch_on", b"switch_on", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,18 +262,24 @@ class GetChannelOrderResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANNEL_ORDER_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def channel_order(self) -> _channel_order_pb2.ChannelOrder:
         """The channel order."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_channel_order_pb2.ChannelAttempt]:
+        """The channels that it left before, the first one first."""
 
     def __init__(
         self,
         *,
         channel_order: _channel_order_pb2.ChannelOrder | None = ...,
+        attempts: _abc.Iterable[_channel_order_pb2.ChannelAttempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "channel_order", b"channel_order"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,3 +502,73 @@ class FetchStatementResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchStatementResponse: _TypeAlias = FetchStatementResponse  # noqa: Y015
+
+@_typing.final
+class PreviewRouteRequest(_message.Message):
+    """Asks which channel an order would take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    kind: _channel_order_pb2.ChannelOrderKind.ValueType
+    """What the provider should do: CHARGE, AUTHORIZE or PAYOUT."""
+    strategy: _route_pb2.RouteStrategy.ValueType
+    """How one of them is chosen."""
+    instruction_id: _builtins.str
+    """The payment instruction whose lot WEIGHTED draws; empty for any."""
+    @_builtins.property
+    def amount(self) -> _money_pb2.Money:
+        """How much."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RouteCandidate]:
+        """The channels that may carry it, the best first; 1 to 20."""
+
+    def __init__(
+        self,
+        *,
+        kind: _channel_order_pb2.ChannelOrderKind.ValueType = ...,
+        amount: _money_pb2.Money | None = ...,
+        candidates: _abc.Iterable[_route_pb2.RouteCandidate] | None = ...,
+        strategy: _route_pb2.RouteStrategy.ValueType = ...,
+        instruction_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "candidates", b"candidates", "instruction_id", b"instruction_id", "kind", b"kind", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRouteRequest: _TypeAlias = PreviewRouteRequest  # noqa: Y015
+
+@_typing.final
+class PreviewRouteResponse(_message.Message):
+    """The route as it stands now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    """The channel that would be taken; empty where none can."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RoutedCandidate]:
+        """Every candidate: first those that can, in the order in which they would be tried, then those that cannot."""
+
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+        candidates: _abc.Iterable[_route_pb2.RoutedCandidate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "channel", b"channel"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRouteResponse: _TypeAlias = PreviewRouteResponse  # noqa: Y015

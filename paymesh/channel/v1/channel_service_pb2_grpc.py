@@ -55,6 +55,11 @@ class ChannelServiceStub:
                 request_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.BatchGetChannelOrdersRequest.SerializeToString,
                 response_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.BatchGetChannelOrdersResponse.FromString,
                 _registered_method=True)
+        self.PreviewRoute = channel.unary_unary(
+                '/paymesh.channel.v1.ChannelService/PreviewRoute',
+                request_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.PreviewRouteRequest.SerializeToString,
+                response_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.PreviewRouteResponse.FromString,
+                _registered_method=True)
         self.ListChannelOrders = channel.unary_unary(
                 '/paymesh.channel.v1.ChannelService/ListChannelOrders',
                 request_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.ListChannelOrdersRequest.SerializeToString,
@@ -99,6 +104,13 @@ class ChannelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreviewRoute(self, request, context):
+        """Which channel an order would take now, and why none of the others: nothing is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListChannelOrders(self, request, context):
         """The channel orders of a payment.
         """
@@ -136,6 +148,11 @@ def add_ChannelServiceServicer_to_server(servicer, server):
                     servicer.BatchGetChannelOrders,
                     request_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.BatchGetChannelOrdersRequest.FromString,
                     response_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.BatchGetChannelOrdersResponse.SerializeToString,
+            ),
+            'PreviewRoute': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewRoute,
+                    request_deserializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.PreviewRouteRequest.FromString,
+                    response_serializer=paymesh_dot_channel_dot_v1_dot_channel__service__pb2.PreviewRouteResponse.SerializeToString,
             ),
             'ListChannelOrders': grpc.unary_unary_rpc_method_handler(
                     servicer.ListChannelOrders,
@@ -257,6 +274,33 @@ class ChannelService:
             '/paymesh.channel.v1.ChannelService/BatchGetChannelOrders',
             paymesh_dot_channel_dot_v1_dot_channel__service__pb2.BatchGetChannelOrdersRequest.SerializeToString,
             paymesh_dot_channel_dot_v1_dot_channel__service__pb2.BatchGetChannelOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewRoute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/paymesh.channel.v1.ChannelService/PreviewRoute',
+            paymesh_dot_channel_dot_v1_dot_channel__service__pb2.PreviewRouteRequest.SerializeToString,
+            paymesh_dot_channel_dot_v1_dot_channel__service__pb2.PreviewRouteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class ChannelServiceStub:
     """One channel order."""
     BatchGetChannelOrders: _grpc.UnaryUnaryMultiCallable[_channel_service_pb2.BatchGetChannelOrdersRequest, _channel_service_pb2.BatchGetChannelOrdersResponse]
     """GetChannelOrder, many at once; a status per item."""
+    PreviewRoute: _grpc.UnaryUnaryMultiCallable[_channel_service_pb2.PreviewRouteRequest, _channel_service_pb2.PreviewRouteResponse]
+    """Which channel an order would take now, and why none of the others: nothing is stored."""
     ListChannelOrders: _grpc.UnaryUnaryMultiCallable[_channel_service_pb2.ListChannelOrdersRequest, _channel_service_pb2.ListChannelOrdersResponse]
     """The channel orders of a payment."""
     FetchStatement: _grpc.UnaryStreamMultiCallable[_channel_service_pb2.FetchStatementRequest, _channel_service_pb2.FetchStatementResponse]
@@ -61,6 +63,8 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
     """One channel order."""
     BatchGetChannelOrders: _aio.UnaryUnaryMultiCallable[_channel_service_pb2.BatchGetChannelOrdersRequest, _channel_service_pb2.BatchGetChannelOrdersResponse]  # type: ignore[assignment]
     """GetChannelOrder, many at once; a status per item."""
+    PreviewRoute: _aio.UnaryUnaryMultiCallable[_channel_service_pb2.PreviewRouteRequest, _channel_service_pb2.PreviewRouteResponse]  # type: ignore[assignment]
+    """Which channel an order would take now, and why none of the others: nothing is stored."""
     ListChannelOrders: _aio.UnaryUnaryMultiCallable[_channel_service_pb2.ListChannelOrdersRequest, _channel_service_pb2.ListChannelOrdersResponse]  # type: ignore[assignment]
     """The channel orders of a payment."""
     FetchStatement: _aio.UnaryStreamMultiCallable[_channel_service_pb2.FetchStatementRequest, _channel_service_pb2.FetchStatementResponse]  # type: ignore[assignment]
@@ -102,6 +106,14 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_channel_service_pb2.BatchGetChannelOrdersResponse, _abc.Awaitable[_channel_service_pb2.BatchGetChannelOrdersResponse]]:
         """GetChannelOrder, many at once; a status per item."""
+
+    @_abc_1.abstractmethod
+    def PreviewRoute(
+        self,
+        request: _channel_service_pb2.PreviewRouteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_channel_service_pb2.PreviewRouteResponse, _abc.Awaitable[_channel_service_pb2.PreviewRouteResponse]]:
+        """Which channel an order would take now, and why none of the others: nothing is stored."""
 
     @_abc_1.abstractmethod
     def ListChannelOrders(

@@ -24,40 +24,43 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from paymesh.channel.v1 import channel_order_pb2 as paymesh_dot_channel_dot_v1_dot_channel__order__pb2
+from paymesh.channel.v1 import doubt_pb2 as paymesh_dot_channel_dot_v1_dot_doubt__pb2
 from paymesh.pay.v1 import payment_pb2 as paymesh_dot_pay_dot_v1_dot_payment__pb2
 from paymesh.recon.v1 import break_pb2 as paymesh_dot_recon_dot_v1_dot_break__pb2
 from paymesh.trade.v1 import trade_pb2 as paymesh_dot_trade_dot_v1_dot_trade__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaymesh/event/v1/events.proto\x12\x10paymesh.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&paymesh/channel/v1/channel_order.proto\x1a\x1cpaymesh/pay/v1/payment.proto\x1a\x1cpaymesh/recon/v1/break.proto\x1a\x1cpaymesh/trade/v1/trade.proto\"H\n\nTradeEvent\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\x12\x12\n\npayment_id\x18\x02 \x01(\t\"8\n\x0cPaymentEvent\x12(\n\x07payment\x18\x01 \x01(\x0b\x32\x17.paymesh.pay.v1.Payment\"\x9a\x01\n\x15PaymentSubmittedEvent\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12<\n\x0cinstructions\x18\x02 \x03(\x0b\x32&.paymesh.event.v1.SubmittedInstruction\x12/\n\x0bsubmit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x14SubmittedInstruction\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_minor\x18\x02 \x01(\x03\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\"\xf5\x01\n\x0cJournalEvent\x12\x12\n\njournal_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x12\n\npayment_id\x18\x03 \x01(\t\x12\x39\n\x0cinstructions\x18\x04 \x03(\x0b\x32#.paymesh.event.v1.BookedInstruction\x12-\n\tpost_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcurrency_code\x18\x06 \x01(\t\x12.\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x1d.paymesh.event.v1.PostedEntry\"l\n\x11\x42ookedInstruction\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_minor\x18\x02 \x01(\x03\x12)\n\x03leg\x18\x03 \x01(\x0e\x32\x1c.paymesh.event.v1.BookingLeg\"7\n\x0bPostedEntry\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_minor\x18\x02 \x01(\x03\"L\n\x11\x43hannelOrderEvent\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\"a\n\x14\x43hannelMismatchEvent\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\x12\x10\n\x08\x65vidence\x18\x02 \x01(\t\"/\n\tCaseEvent\x12\"\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x14.paymesh.pay.v1.Case\"4\n\nBreakEvent\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break*p\n\nBookingLeg\x12\x1b\n\x17\x42OOKING_LEG_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42OOKING_LEG_LOCAL\x10\x01\x12\x14\n\x10\x42OOKING_LEG_SENT\x10\x02\x12\x18\n\x14\x42OOKING_LEG_RECEIVED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpaymesh/event/v1/events.proto\x12\x10paymesh.event.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&paymesh/channel/v1/channel_order.proto\x1a\x1epaymesh/channel/v1/doubt.proto\x1a\x1cpaymesh/pay/v1/payment.proto\x1a\x1cpaymesh/recon/v1/break.proto\x1a\x1cpaymesh/trade/v1/trade.proto\"H\n\nTradeEvent\x12&\n\x05trade\x18\x01 \x01(\x0b\x32\x17.paymesh.trade.v1.Trade\x12\x12\n\npayment_id\x18\x02 \x01(\t\"8\n\x0cPaymentEvent\x12(\n\x07payment\x18\x01 \x01(\x0b\x32\x17.paymesh.pay.v1.Payment\"\x9a\x01\n\x15PaymentSubmittedEvent\x12\x12\n\npayment_id\x18\x01 \x01(\t\x12<\n\x0cinstructions\x18\x02 \x03(\x0b\x32&.paymesh.event.v1.SubmittedInstruction\x12/\n\x0bsubmit_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x14SubmittedInstruction\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_minor\x18\x02 \x01(\x03\x12\x15\n\rcurrency_code\x18\x03 \x01(\t\"\xf5\x01\n\x0cJournalEvent\x12\x12\n\njournal_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\x05\x12\x12\n\npayment_id\x18\x03 \x01(\t\x12\x39\n\x0cinstructions\x18\x04 \x03(\x0b\x32#.paymesh.event.v1.BookedInstruction\x12-\n\tpost_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rcurrency_code\x18\x06 \x01(\t\x12.\n\x07\x65ntries\x18\x07 \x03(\x0b\x32\x1d.paymesh.event.v1.PostedEntry\"l\n\x11\x42ookedInstruction\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_minor\x18\x02 \x01(\x03\x12)\n\x03leg\x18\x03 \x01(\x0e\x32\x1c.paymesh.event.v1.BookingLeg\"7\n\x0bPostedEntry\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_minor\x18\x02 \x01(\x03\"L\n\x11\x43hannelOrderEvent\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\"\xb1\x01\n\x14\x43hannelMismatchEvent\x12\x37\n\rchannel_order\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\x12\x10\n\x08\x65vidence\x18\x02 \x01(\t\x12\x10\n\x08\x64oubt_id\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12+\n\x04type\x18\x05 \x01(\x0e\x32\x1d.paymesh.channel.v1.DoubtType\"}\n\x11\x43hannelDoubtEvent\x12/\n\x05\x64oubt\x18\x01 \x01(\x0b\x32 .paymesh.channel.v1.ChannelDoubt\x12\x37\n\rchannel_order\x18\x02 \x01(\x0b\x32 .paymesh.channel.v1.ChannelOrder\"/\n\tCaseEvent\x12\"\n\x04\x63\x61se\x18\x01 \x01(\x0b\x32\x14.paymesh.pay.v1.Case\"4\n\nBreakEvent\x12&\n\x05\x62reak\x18\x01 \x01(\x0b\x32\x17.paymesh.recon.v1.Break*p\n\nBookingLeg\x12\x1b\n\x17\x42OOKING_LEG_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42OOKING_LEG_LOCAL\x10\x01\x12\x14\n\x10\x42OOKING_LEG_SENT\x10\x02\x12\x18\n\x14\x42OOKING_LEG_RECEIVED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'paymesh.event.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BOOKINGLEG']._serialized_start=1291
-  _globals['_BOOKINGLEG']._serialized_end=1403
-  _globals['_TRADEEVENT']._serialized_start=214
-  _globals['_TRADEEVENT']._serialized_end=286
-  _globals['_PAYMENTEVENT']._serialized_start=288
-  _globals['_PAYMENTEVENT']._serialized_end=344
-  _globals['_PAYMENTSUBMITTEDEVENT']._serialized_start=347
-  _globals['_PAYMENTSUBMITTEDEVENT']._serialized_end=501
-  _globals['_SUBMITTEDINSTRUCTION']._serialized_start=503
-  _globals['_SUBMITTEDINSTRUCTION']._serialized_end=594
-  _globals['_JOURNALEVENT']._serialized_start=597
-  _globals['_JOURNALEVENT']._serialized_end=842
-  _globals['_BOOKEDINSTRUCTION']._serialized_start=844
-  _globals['_BOOKEDINSTRUCTION']._serialized_end=952
-  _globals['_POSTEDENTRY']._serialized_start=954
-  _globals['_POSTEDENTRY']._serialized_end=1009
-  _globals['_CHANNELORDEREVENT']._serialized_start=1011
-  _globals['_CHANNELORDEREVENT']._serialized_end=1087
-  _globals['_CHANNELMISMATCHEVENT']._serialized_start=1089
-  _globals['_CHANNELMISMATCHEVENT']._serialized_end=1186
-  _globals['_CASEEVENT']._serialized_start=1188
-  _globals['_CASEEVENT']._serialized_end=1235
-  _globals['_BREAKEVENT']._serialized_start=1237
-  _globals['_BREAKEVENT']._serialized_end=1289
+  _globals['_BOOKINGLEG']._serialized_start=1531
+  _globals['_BOOKINGLEG']._serialized_end=1643
+  _globals['_TRADEEVENT']._serialized_start=246
+  _globals['_TRADEEVENT']._serialized_end=318
+  _globals['_PAYMENTEVENT']._serialized_start=320
+  _globals['_PAYMENTEVENT']._serialized_end=376
+  _globals['_PAYMENTSUBMITTEDEVENT']._serialized_start=379
+  _globals['_PAYMENTSUBMITTEDEVENT']._serialized_end=533
+  _globals['_SUBMITTEDINSTRUCTION']._serialized_start=535
+  _globals['_SUBMITTEDINSTRUCTION']._serialized_end=626
+  _globals['_JOURNALEVENT']._serialized_start=629
+  _globals['_JOURNALEVENT']._serialized_end=874
+  _globals['_BOOKEDINSTRUCTION']._serialized_start=876
+  _globals['_BOOKEDINSTRUCTION']._serialized_end=984
+  _globals['_POSTEDENTRY']._serialized_start=986
+  _globals['_POSTEDENTRY']._serialized_end=1041
+  _globals['_CHANNELORDEREVENT']._serialized_start=1043
+  _globals['_CHANNELORDEREVENT']._serialized_end=1119
+  _globals['_CHANNELMISMATCHEVENT']._serialized_start=1122
+  _globals['_CHANNELMISMATCHEVENT']._serialized_end=1299
+  _globals['_CHANNELDOUBTEVENT']._serialized_start=1301
+  _globals['_CHANNELDOUBTEVENT']._serialized_end=1426
+  _globals['_CASEEVENT']._serialized_start=1428
+  _globals['_CASEEVENT']._serialized_end=1475
+  _globals['_BREAKEVENT']._serialized_start=1477
+  _globals['_BREAKEVENT']._serialized_end=1529
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from paymesh.channel.v1 import channel_order_pb2 as _channel_order_pb2
+from paymesh.channel.v1 import doubt_pb2 as _doubt_pb2
 from paymesh.pay.v1 import payment_pb2 as _payment_pb2
 from paymesh.trade.v1 import trade_pb2 as _trade_pb2
 import builtins as _builtins
@@ -309,8 +310,17 @@ class ChannelMismatchEvent(_message.Message):
 
     CHANNEL_ORDER_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    DOUBT_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
     evidence: _builtins.str
     """What the provider said, for people; no secrets."""
+    doubt_id: _builtins.str
+    """The doubt that was stored with it; empty where the provider names an order that does not exist."""
+    channel: _builtins.str
+    """The channel whose provider said it: that of the order, or one that it has left."""
+    type: _doubt_pb2.DoubtType.ValueType
+    """What is feared."""
     @_builtins.property
     def channel_order(self) -> _channel_order_pb2.ChannelOrder:
         """The channel order it is about."""
@@ -320,14 +330,47 @@ class ChannelMismatchEvent(_message.Message):
         *,
         channel_order: _channel_order_pb2.ChannelOrder | None = ...,
         evidence: _builtins.str = ...,
+        doubt_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        type: _doubt_pb2.DoubtType.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order", "evidence", b"evidence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "channel_order", b"channel_order", "doubt_id", b"doubt_id", "evidence", b"evidence", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChannelMismatchEvent: _TypeAlias = ChannelMismatchEvent  # noqa: Y015
+
+@_typing.final
+class ChannelDoubtEvent(_message.Message):
+    """Subject channel.mismatch_resolved: the provider has been asked, and a doubt is DISMISSED or CONFIRMED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOUBT_FIELD_NUMBER: _builtins.int
+    CHANNEL_ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def doubt(self) -> _doubt_pb2.ChannelDoubt:
+        """The doubt."""
+
+    @_builtins.property
+    def channel_order(self) -> _channel_order_pb2.ChannelOrder:
+        """The channel order it is about, as it is now."""
+
+    def __init__(
+        self,
+        *,
+        doubt: _doubt_pb2.ChannelDoubt | None = ...,
+        channel_order: _channel_order_pb2.ChannelOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order", "doubt", b"doubt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_order", b"channel_order", "doubt", b"doubt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelDoubtEvent: _TypeAlias = ChannelDoubtEvent  # noqa: Y015
 
 @_typing.final
 class CaseEvent(_message.Message):

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from paymesh.channel.v1 import route_pb2 as _route_pb2
 from paymesh.common.v1 import context_pb2 as _context_pb2
 from paymesh.common.v1 import money_pb2 as _money_pb2
 from paymesh.pay.v1 import payment_pb2 as _payment_pb2
@@ -1340,6 +1341,7 @@ class PreviewPaymentResponse(_message.Message):
     FEES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     POSTINGS_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def payment(self) -> _payment_pb2.Payment:
         """The payment as it would stand right after intake, with its instructions; its ids exist nowhere."""
@@ -1356,6 +1358,10 @@ class PreviewPaymentResponse(_message.Message):
     def postings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewPosting]:
         """What would be booked at once."""
 
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreviewRoute]:
+        """The channels that its instructions may take, of those for which the rules name more than one."""
+
     def __init__(
         self,
         *,
@@ -1363,14 +1369,53 @@ class PreviewPaymentResponse(_message.Message):
         fees: _abc.Iterable[Global___PreviewFee] | None = ...,
         limits: _abc.Iterable[Global___PreviewLimit] | None = ...,
         postings: _abc.Iterable[Global___PreviewPosting] | None = ...,
+        routes: _abc.Iterable[Global___PreviewRoute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payment", b"payment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fees", b"fees", "limits", b"limits", "payment", b"payment", "postings", b"postings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fees", b"fees", "limits", b"limits", "payment", b"payment", "postings", b"postings", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewPaymentResponse: _TypeAlias = PreviewPaymentResponse  # noqa: Y015
+
+@_typing.final
+class PreviewRoute(_message.Message):
+    """The channels that an instruction may take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUCTION_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    UNAVAILABLE_REASON_FIELD_NUMBER: _builtins.int
+    instruction_id: _builtins.str
+    """The instruction of the previewed payment."""
+    channel: _builtins.str
+    """The channel that it would take now; where channel_gateway has not answered, the first that the rules name."""
+    unavailable_reason: _builtins.str
+    """Why channel_gateway has not answered, as a reason constant; empty where it has."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_route_pb2.RoutedCandidate]:
+        """Every channel that the rules name, with what speaks for it or against it; empty where channel_gateway has not
+        answered.
+        """
+
+    def __init__(
+        self,
+        *,
+        instruction_id: _builtins.str = ...,
+        channel: _builtins.str = ...,
+        candidates: _abc.Iterable[_route_pb2.RoutedCandidate] | None = ...,
+        unavailable_reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "channel", b"channel", "instruction_id", b"instruction_id", "unavailable_reason", b"unavailable_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewRoute: _TypeAlias = PreviewRoute  # noqa: Y015
 
 @_typing.final
 class PreviewFee(_message.Message):

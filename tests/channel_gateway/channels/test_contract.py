@@ -263,4 +263,6 @@ def test_a_channel_says_what_its_settings_declare(rig: Rig) -> None:
     settings = rig.settings(captures_max=2)
     channel: Channel = ChannelSet({"bank": settings}).get("live", "bank")
     assert (channel.name, channel.operations, channel.captures_max) == ("bank", settings.operations, 2)
-    assert channel.policy == settings.policy()
+    assert channel.policy == msgspec.structs.replace(
+        settings.policy(), channel="bank", merchant_id=settings.merchant_id
+    )

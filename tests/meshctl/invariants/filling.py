@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 from sqlalchemy import select
 
-from channel_gateway.messages import mismatch_event
+from channel_gateway.messages import channel_order
 from channel_gateway.overrides import OverrideMode
 from channel_gateway.tables import ChannelOrder
 from paykit import context as business
+from paymesh.event.v1 import events_pb2
 from recon import consumers as recon_consumers
 from tests.meshctl.invariants.small_world import ALICE, BOB, CAROL, LATE, SHOP, SILENT, SmallWorld
 from trade_core.parts import PartInput
@@ -96,7 +97,9 @@ async def contradict(world: SmallWorld) -> None:
     statement = select(table).where(table.c.state == "UNKNOWN")
     (order,) = await world.stores["channel_gateway"].fetch_everywhere(ChannelOrder, statement, shadow=False)
     context = msgspec.structs.replace(business.unpack(order.context), caller="consumer:matcher")
-    body = mismatch_event(order, "said SUCCEEDED, then FAILED").SerializeToString()
+    said = "said SUCCEEDED, then FAILED"
+    event = events_pb2.ChannelMismatchEvent(channel_order=channel_order(order), evidence=said)
+    body = event.SerializeToString()
     consumer = world.listeners["recon"]
     command = consumer.to_command(context, "msg-of-the-test", recon_consumers.MISMATCH_FOUND, body)
     assert command is not None
