@@ -16,6 +16,7 @@ from recon.peers import Peers
 from recon.repair_api import RepairService
 from recon.repair_due import DueRepairs
 from recon.settings import ReconSettings
+from recon.statements import wiring
 from recon.tables import Break, Match, Repair
 
 
@@ -28,6 +29,7 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     service.add_servicer(recon_service_pb2_grpc.add_ReconServiceServicer_to_server, ReconService(service.store))
     repairs = RepairService(service.store, rules, settings.repairs)
     service.add_servicer(repair_service_pb2_grpc.add_RepairServiceServicer_to_server, repairs)
+    wiring.add_to(service, settings.statements, rules)
     service.add_consumer(consumers.consumer(rules))
     service.add_consumer(repair_due.consumer(rules))
     service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())

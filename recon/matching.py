@@ -73,6 +73,8 @@ class CloseReason(StrEnum):
     SUPERSEDED = "SUPERSEDED"  # what was missing came, and another difference took the break's place
     RESULT_KNOWN = "RESULT_KNOWN"  # the outcome is known now; the window for the rest is open
     DISMISSED = "DISMISSED"  # asked again, the provider says what we know
+    CORRECTED = "CORRECTED"  # a corrected statement does not say so any more
+    TAKEN_BACK = "TAKEN_BACK"  # the provider took back what should not have been
 
 
 # MATCHED may be left: a channel order can become unknown after its payment failed, and a second voice can contradict.

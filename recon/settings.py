@@ -10,6 +10,7 @@ from paykit.settings import Count, Seconds, Section, ServiceSettings
 from recon.matching import BreakType
 from recon.repair import RepairRules
 from recon.rules import Rules
+from recon.statements.settings import StatementsSettings
 
 _OWNERS = {
     BreakType.MISSING_FIRST: "payment-operations",
@@ -75,6 +76,7 @@ class ReconSettings(ServiceSettings):
         default_factory=dict
     )  # who looks after breaks of a type, where it is not the default
     repairs: RepairSettings = RepairSettings()
+    statements: StatementsSettings = StatementsSettings()
     gauge_interval_s: Seconds = 15.0  # how often the gauges are refreshed
 
     def rules(self) -> Rules:

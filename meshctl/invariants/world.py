@@ -37,14 +37,23 @@ from paykit.ids import SLOT_COUNT, is_id, slot_in
 from paykit.store.command import Change
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox, ShardEpoch
-from recon.tables import Break, Match, RecordedOrder, Repair
+from recon.tables import Break, Match, RecordedOrder, Repair, Statement, StatementBalance, StatementLine
 from trade_core.tables import MerchantTrade, PayAttempt, Trade, TradeLine, TradeRelation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 SYSTEM_TABLES: tuple[type[Row], ...] = (CommandRecord, Outbox, DeadLetter, ShardEpoch)
 TABLES: Mapping[str, tuple[type[Row], ...]] = {
-    "recon": (Match, Break, RecordedOrder, Repair, *SYSTEM_TABLES),
+    "recon": (
+        Match,
+        Break,
+        RecordedOrder,
+        Repair,
+        Statement,
+        StatementBalance,
+        StatementLine,
+        *SYSTEM_TABLES,
+    ),
     "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, MerchantTrade, *SYSTEM_TABLES),
     "pay_core": (
         Account,
