@@ -60,8 +60,10 @@ class BankRig(Rig):
         await self.bank.stop()
 
     def settings(self, **changes: Any) -> SignedJsonChannelSettings:
-        table = self.table | {"base_url": self.bank.url + BASE_PATH, "timeout_s": TIMEOUT_S}
-        table["shadow"] = self.table["shadow"] | {"base_url": self.bank.url + BASE_PATH}
+        table = self.table | {"timeout_s": TIMEOUT_S}
+        if self.bank.url:
+            table["base_url"] = self.bank.url + BASE_PATH
+            table["shadow"] = self.table["shadow"] | {"base_url": self.bank.url + BASE_PATH}
         if changes.get("captures_max", 1) > 1:
             capture = self.table["calls"]["CAPTURE"]
             keeps = capture | {"body": capture["body"] | {"final": False}}
