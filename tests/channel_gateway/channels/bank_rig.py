@@ -112,6 +112,7 @@ class BankRig(Rig):
             "strange reference": lie(id="<script>"),
             "long reference": lie(id="x" * 65),
             "other mode": self._answer(self._said(order) | {"mode": "test"}),
+            "no merchant": self._answer(self._said(order) | {"merchant": None}),
             "no mode": self._answer(self._said(order) | {"mode": None}),
             "a key twice": self._answer(true.body[:-1] + b', "mode": "live"}'),
             "not a number": self._answer(true.body[:-1] + b', "x": NaN}'),

@@ -72,6 +72,21 @@ async def test_what_follows_an_original_that_was_never_named_fails_before_it_is_
         assert bank.live.book.entries == {}
 
 
+async def test_an_answer_and_a_notification_repeat_whose_account_it_was(tmp_path: Path) -> None:
+    rig = WalletRig(tmp_path, await Inbox().start())
+    await rig.start()
+    try:
+        async with opened(rig) as bench:
+            order, reply = await bench.charge(Does.NOTIFY)
+            _, received = await bench.notified(bench.live, order)
+            assert (reply.merchant, received.result.merchant) == (bench.live.policy.merchant_id,) * 2
+            paid = await bench.shadow.charge(bench.order(token=rig.token(Does.SUCCEED)))
+            assert paid.merchant == bench.shadow.policy.merchant_id != reply.merchant
+    finally:
+        await rig.stop()
+        await rig.inbox.stop()
+
+
 async def test_each_kind_may_have_a_query_of_its_own(bank: BankRig) -> None:
     # Of refunds this bank is told to know nothing, which shows whose query was made.
     queries = {"QUERY_REFUND": {"method": "GET", "path": "/v2/orders/refund-{order_id}"}}
