@@ -9,35 +9,31 @@ from paykit.store.row import Blob, Code, Id, LongName, LongText, Millis, Minor, 
 metadata = MetaData()
 
 
-@mapped(metadata, "recon_match", unique=["match_key"], index=[("due_at_ms",), ("biz_id",), ("kind", "state")])
+@mapped(metadata, "recon_payment", index=[("due_at_ms",)])
 class Match(Row, frozen=True, kw_only=True):
-    """Two records that must agree ("mat_…").
+    """All that must agree about one payment ("mat_…"; the rest of the id is that of the payment's).
 
-    A side is what one service said, with the time it was first heard; None until it said so. An amount of zero says
-    that nothing was moved. The unknown side is the amount of a channel order whose outcome nobody knows yet.
+    ``sides`` has the pairs of records that are compared, and the records that were heard of; the columns say of them
+    what is asked for over many rows. Counts are of pairs by kind, "1.1.2.0" in the order of matching.REAL_TIME, empty
+    where there are none.
     """
 
-    match_key: Name  # "KIND/key", see recon.matching.match_key
-    kind: Code  # a MatchKind
     biz_id: Id
-    payment_id: Id  # the payment both records belong to
-    source_id: Name  # what the payment was made for; empty where it was not heard
-    state: Code  # a MatchState
-    first_amount_minor: Minor | None
-    first_currency: Code | None
-    first_seen_at_ms: Millis | None
-    second_amount_minor: Minor | None
-    second_currency: Code | None
-    second_seen_at_ms: Millis | None
-    unknown_amount_minor: Minor | None
-    unknown_currency: Code | None
-    unknown_seen_at_ms: Millis | None
-    conflict: Small  # 1 where one side said two different amounts
-    due_at_ms: Millis | None  # when the side that is silent is asked
-    ask_count: Small  # how often it was asked since the window opened
-    break_id: Id | None  # the break of this match as it stands
-    mismatch_break_id: Id | None  # the last break that a provider's contradiction opened
-    context: Blob  # paykit.context.pack
+    state: Code  # a MatchState: the worst of its pairs
+    currency: Code
+    pair_counts: Name
+    waiting_counts: Name
+    broken_counts: Name
+    waiting_minor: Minor  # the sum of what waits for its other side
+    waiting_since_ms: Millis | None  # the oldest of it, by the clock of the service that told of it
+    due_at_ms: Millis | None  # when a silent side is asked
+    context: Blob  # paykit.context.pack; empty while nothing is due
+    sides: Blob  # recon.sides.Sides
+
+    @property
+    def payment_id(self) -> str:
+        """The payment."""
+        return "pay" + self.id[3:]
 
 
 @mapped(metadata, "recon_break", index=[("state", "id"), ("biz_id",), ("match_key",)])

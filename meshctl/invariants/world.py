@@ -257,7 +257,7 @@ class Slice:
     def explained(self) -> frozenset[str]:
         """Ids that an open break names: of the shared record, and of the payment it belongs to."""
         open_keys = {row.match_key for row in self.rows(Break) if row.state == "OPEN"}
-        payments = {row.payment_id for row in self.rows(Match) if row.match_key in open_keys}
+        payments = {row.payment_id for row in self.rows(Break) if row.state == "OPEN" and row.payment_id}
         return frozenset(payments | {key.rpartition("/")[2] for key in open_keys})
 
     @cached_property
