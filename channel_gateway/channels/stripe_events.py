@@ -65,21 +65,27 @@ def _is_signed(header: str, body: bytes, secret: str) -> bool:
 
 
 def read_event(body: bytes, livemode: bool, merchant_id: str) -> ReceivedNotification:
-    """What a verified event says; NotificationInvalid, NotificationIrrelevant."""
+    """What a verified event says; NotificationInvalid, NotificationIrrelevant.
+
+    ``merchant_id``: the connected account that is acted for. Where there is none, events of connected accounts are not
+    listened to: they can write into their metadata what they like.
+    """
     try:
         event = msgspec.json.decode(body, type=Event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotificationInvalid("not an event") from None
     if event.livemode is not livemode:
         raise NotificationInvalid("signed for the other mode")
-    if (event.account or "") != merchant_id:
-        raise NotificationIrrelevant("of another account")
+    if event.account and not merchant_id:
+        raise NotificationIrrelevant("of a connected account")
     about = _ABOUT.get(event.type)
     if about is None:
         raise NotificationIrrelevant("a type of event that is not needed")
     order_id, result = about(event.data.object)
     if not is_id(order_id, "chn"):
         raise NotificationIrrelevant("names no channel order")
+    if merchant_id:
+        result = msgspec.structs.replace(result, merchant=event.account or "")
     return ReceivedNotification(notification_id=event.id, channel_order_id=order_id, result=result)
 
 

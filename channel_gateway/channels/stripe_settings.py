@@ -26,6 +26,7 @@ class StripeChannelSettings(ChannelSettings):
         "2026-10-28.endive"
     )
     timeout_s: Seconds = 20.0
+    confirm_notifications: bool = True  # events come in any order, and late
     # An hour after it was sent, a payment that neither the search nor the lists know will not come any more.
     not_found_certain_after_s: Seconds | None = 3_600.0
     # How many pages of a hundred a query looks through where the search does not know an order; beyond it, UNKNOWN.

@@ -88,6 +88,7 @@ class Gateway:
         url = f"http://127.0.0.1:{self._notification_port}/notifications/{CHANNEL}"
         self.process = ProviderProcess(folder, url, settle_ms=30, late_ms=300, notification_backoff_ms=30)
         self.notification_url = url
+        self.channels: dict[str, Any] = {}  # beside those of the sandbox provider
         self.events: list[tuple[str, Any]] = []
         self._arrived = asyncio.Condition()
         self.service: Service
@@ -118,6 +119,7 @@ class Gateway:
                 "channels": {
                     CHANNEL: channel_settings(self.process.url) | self._channel,
                     WALLET: wallet_settings(self.process.url),
+                    **self.channels,
                 },
             }
         )

@@ -13,10 +13,12 @@ import pytest
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus
 from channel_gateway.channels import ChannelSet
+from channel_gateway.channels.stripe_settings import StripeChannelSettings
 from channel_gateway.tables import ChannelOrder
 from paykit.errors import ConfigurationError
 from tests.channel_gateway.channels.bench import Bench, opened
 from tests.channel_gateway.channels.liar import Liar
+from tests.channel_gateway.channels.page import channels_of_page, with_secrets
 from tests.channel_gateway.channels.rig import Answer, Does, Inbox
 from tests.channel_gateway.channels.stripe_rig import LIVE_KEY, TEST_KEY, StripeRig
 from tests.channel_gateway.orders import make_sending
@@ -327,6 +329,22 @@ def test_a_sdk_that_would_print_bodies_is_refused_at_start(
 def test_a_merchant_that_is_no_connected_account_is_refused(rig: StripeRig) -> None:
     with pytest.raises(ValueError, match="acct_"):
         rig.settings(merchant_id="M4711")
+
+
+async def test_the_channel_that_the_page_configures_works_as_it_stands(rig: StripeRig) -> None:
+    secrets = {
+        "stripe_live_key": LIVE_KEY,
+        "stripe_webhook": "whsec_new",
+        "stripe_test_key": TEST_KEY,
+        "stripe_test_webhook": "whsec_test",
+    }
+    table = with_secrets(channels_of_page()["stripe_card"], secrets)
+    settings = StripeChannelSettings.model_validate(table)
+    assert settings.policy().confirm_notifications
+    here = {"base_url": rig.server.url}
+    async with opened(rig, **table | here | {"shadow": table["shadow"] | here}) as bench:
+        for channel in (bench.live, bench.shadow):
+            assert (await channel.charge(bench.order(token="pm_card_visa"))).status is R.SUCCEEDED
 
 
 async def test_what_is_of_the_other_mode_is_not_believed(bench: Bench, rig: StripeRig) -> None:

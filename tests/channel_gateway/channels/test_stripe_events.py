@@ -226,14 +226,18 @@ def test_an_event_whose_object_is_not_of_its_form_is_invalid(type_: str, about: 
         told(type_, about)
 
 
-def test_an_event_of_the_other_mode_is_invalid_and_one_of_another_account_irrelevant() -> None:
+def test_an_event_of_the_other_mode_is_invalid() -> None:
     body = event("payment_intent.succeeded", intent())
     with pytest.raises(NotificationInvalid):
         read_event(body, False, "")
-    with pytest.raises(NotificationIrrelevant):
-        read_event(body, True, "acct_ours")
+
+
+def test_an_event_tells_its_account_where_one_is_acted_for_and_connected_ones_are_not_listened_to_else() -> None:
+    body = event("payment_intent.succeeded", intent())
+    assert read_event(body, True, "").result.merchant is None
+    assert read_event(body, True, "acct_ours").result.merchant == ""
     # A connected account can write into its own metadata what it likes.
     with pytest.raises(NotificationIrrelevant):
         read_event(event("payment_intent.succeeded", intent(), account="acct_theirs"), True, "")
-    ours = event("payment_intent.succeeded", intent(), account="acct_ours")
-    assert read_event(ours, True, "acct_ours").channel_order_id == ORDER
+    theirs = event("payment_intent.succeeded", intent(), account="acct_theirs")
+    assert read_event(theirs, True, "acct_ours").result.merchant == "acct_theirs"
