@@ -16,17 +16,14 @@ from pay_core.terms import Terms, TermsBook
 from pay_core.tools.base import Outcome as ToolOutcome
 from paykit import compensation
 from paykit import context as business_context
-from paykit.compensation import CompensationState, Outcome, request_of
+from paykit.compensation import CompensationRow, CompensationState, Outcome, request_of
 from paykit.errors import FailedPrecondition
 from paykit.events.timers import Timer
 from paykit.ids import slot_in
 from paykit.rpc.channels import Channels
-from paykit.store.command import Command, Origin, Rows, Work
+from paykit.store.command import Origin, Rows, Work
 from paykit.store.row import Key, key
 from paykit.store.store import Store
-
-_ASKS_MAX = 8
-_FIRST_PAUSE_MS = 2_000  # doubles: the last question comes some four minutes after the first
 
 
 class SettleAsRepair(SettleInstruction):
@@ -62,37 +59,35 @@ class SettleAsRepair(SettleInstruction):
         return next((ins.state for ins in chain_of(work, self.payment_id) if ins.id == self.instruction_id), "")
 
 
-class GoOnCompleting(Command[None]):
+class GoOnCompleting(compensation.Step):
     """Nothing was answered that could be taken: the repair ends where nothing is open, or its questions are used up."""
+
+    desk = DESK
 
     def __init__(self, origin: Origin, row: Compensation, refusal: str = "") -> None:
         """``refusal``: why an answer could not be taken; empty where there was none."""
-        super().__init__(row.slot, origin)
-        self.compensation_id, self.refusal = row.id, refusal
+        super().__init__(origin, row)
+        self.refusal = refusal
         request = request_of(row)
         self.instruction_id = id_in(request.instruction_id, "ins")
         payment_id = id_in(request.payment_id, "pay")
         self.payment_id = payment_id if payment_id and slot_in(payment_id) == row.slot else ""
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        yield key(Compensation, self.compensation_id)
+        yield from super().reads(rows)
         if self.payment_id:
             yield from payment_keys(rows, self.payment_id)
 
-    def decide(self, work: Work) -> None:
-        row = work.get(Compensation, self.compensation_id)
-        assert row is not None, "compensations are never removed"
-        if row.state == CompensationState.ENDED:
-            return
+    def go_on(self, work: Work, row: CompensationRow) -> None:
         null = self._nothing_open(work)
         if null:
             compensation.end(work, DESK, row, Outcome.NOTHING_TO_DO, null)
         elif self.refusal:
             compensation.end(work, DESK, row, Outcome.REFUSED, self.refusal)
-        elif row.ask_count + 1 >= _ASKS_MAX:
-            compensation.end(work, DESK, row, Outcome.REFUSED, f"no result after {_ASKS_MAX} questions")
+        elif row.ask_count + 1 >= compensation.ASKS_MAX:
+            compensation.end(work, DESK, row, Outcome.REFUSED, f"no result after {compensation.ASKS_MAX} questions")
         else:
-            work.update(compensation.postponed(row, work.now_ms + (_FIRST_PAUSE_MS << row.ask_count)), audit=False)
+            work.update(compensation.postponed(row, work.now_ms), audit=False)
 
     def _nothing_open(self, work: Work) -> str:
         payment = work.get(Payment, self.payment_id) if self.payment_id else None

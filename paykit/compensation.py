@@ -7,10 +7,11 @@ by whoever asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,8 +26,8 @@ from paykit.ids import slot_in
 from paykit.rpc.admission import INSECURE
 from paykit.rpc.checks import Fields
 from paykit.state_machine import StateMachine
-from paykit.store.command import Command, Origin, Work
-from paykit.store.row import Blob, Code, Id, Millis, Row, Small, Title
+from paykit.store.command import Command, Origin, Rows, Work
+from paykit.store.row import Blob, Code, Id, Key, Millis, Row, Small, Title, key
 from paykit.store.store import Store
 from paymesh.event.v1 import compensation_pb2
 from paymesh.ops.v1 import compensation_service_pb2, compensation_service_pb2_grpc
@@ -35,6 +36,10 @@ from paymesh.recon.v1 import repair_pb2
 CONSUMER = "compensations"
 REQUESTED = "recon.compensation_requested"
 
+ASKS_MAX = 8  # the last question comes some four minutes after the first
+
+_FIRST_PAUSE_MS = 2_000  # doubles
+_PAUSE_MAX_MS = 300_000
 _METHOD = "Compensate"
 _DETAIL_MAX = 255  # characters of the column
 _PREFIX = "REPAIR_OUTCOME_"
@@ -170,6 +175,73 @@ def result_of(desk: Desk, row: CompensationRow) -> compensation_service_pb2.Comp
     )
 
 
+class Take(Command[CompensationRow]):
+    """Takes a repair, for a timer to carry it out. The same one again changes nothing.
+
+    A service derives from it: ``result_type`` and ``desk`` are its own, ``kinds`` what it does.
+    """
+
+    desk: ClassVar[Desk]
+    kinds: ClassVar[frozenset[str]]
+
+    def __init__(self, origin: Origin, request: Compensation) -> None:
+        super().__init__(slot_in(request.repair_id), origin)
+        self.request = request
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(self.desk.row_type, self.request.repair_id, "repair_id")
+
+    def decide(self, work: Work) -> CompensationRow:
+        known = work.get(self.desk.row_type, self.request.repair_id, "repair_id")
+        if known is not None:
+            return known
+        row = accept(work, self.desk, self.request)
+        if row.kind in self.kinds:
+            return row
+        return end(work, self.desk, row, Outcome.REFUSED, f"{self.desk.service} does no {row.kind}")
+
+
+class Step(Command[None]):
+    """The base of what goes on with a repair: it does nothing where that has ended, in whatever process."""
+
+    desk: ClassVar[Desk]
+
+    def __init__(self, origin: Origin, row: CompensationRow) -> None:
+        super().__init__(row.slot, origin)
+        self.compensation_id = row.id
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(self.desk.row_type, self.compensation_id)
+
+    def decide(self, work: Work) -> None:
+        row = work.get(self.desk.row_type, self.compensation_id)
+        assert row is not None, "compensations are never removed"
+        if row.state != CompensationState.ENDED:
+            self.go_on(work, row)
+
+    @abc.abstractmethod
+    def go_on(self, work: Work, row: CompensationRow) -> None:
+        """Does what comes next with one that is under way."""
+
+
+class EndOrAskLater(Step):
+    """Nothing came of a question: the repair ends for a reason, or asks again later, so many times."""
+
+    def __init__(self, origin: Origin, row: CompensationRow, outcome: Outcome | None = None, detail: str = "") -> None:
+        """``outcome``: NOTHING_TO_DO or REFUSED where it ends; None where it may be asked again."""
+        super().__init__(origin, row)
+        assert outcome is not Outcome.DONE
+        self.outcome, self.detail = outcome, detail
+
+    def go_on(self, work: Work, row: CompensationRow) -> None:
+        if self.outcome is not None:
+            end(work, self.desk, row, self.outcome, self.detail)
+        elif row.ask_count + 1 >= ASKS_MAX:
+            end(work, self.desk, row, Outcome.REFUSED, f"no answer after {ASKS_MAX} questions: {self.detail}")
+        else:
+            work.update(postponed(row, work.now_ms), audit=False)
+
+
 def consumer(desk: Desk, to_command: ToCommand) -> Consumer:
     """Takes recon.compensation_requested, where it is for this service."""
 
@@ -194,9 +266,10 @@ def _check(fields: Fields, request: Compensation) -> None:
     fields.enum("kind", request.kind, repair_pb2.RepairKind)
 
 
-def postponed(row: CompensationT, due_at_ms: int) -> CompensationT:
-    """The row after somebody was asked in vain; gone on with at ``due_at_ms``."""
-    return replace(row, due_at_ms=due_at_ms, ask_count=row.ask_count + 1)
+def postponed(row: CompensationT, now_ms: int) -> CompensationT:
+    """The row after somebody was asked in vain: gone on with later, later each time."""
+    pause_ms = min(_FIRST_PAUSE_MS << min(row.ask_count, 32), _PAUSE_MAX_MS)
+    return replace(row, due_at_ms=now_ms + pause_ms, ask_count=row.ask_count + 1)
 
 
 class CompensationApi(compensation_service_pb2_grpc.CompensationServiceServicer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paykit import compensation
 from paykit.clock import Clock
 from paykit.events.bus import Bus
 from paykit.events.calls import DurableCall
@@ -9,15 +10,17 @@ from paykit.events.consumers import Consumer
 from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
+from paymesh.ops.v1.compensation_service_pb2_grpc import add_CompensationServiceServicer_to_server
 from paymesh.trade.v1.trade_service_pb2_grpc import add_TradeServiceServicer_to_server
 from trade_core import catalogue, merchant_trades, payments
 from trade_core.api import TradeApi
+from trade_core.compensation import DESK, Completion, TakeCompensation
 from trade_core.consumers import CONSUMER, PAYMENT_SUBJECTS, PaymentNews
 from trade_core.notify import Notifier
 from trade_core.peers import Peers
 from trade_core.settings import TradeCoreSettings
 from trade_core.steps import SUBJECTS, Policy
-from trade_core.tables import PayAttempt, Trade, TradeLine, TradeRelation
+from trade_core.tables import Compensation, PayAttempt, Trade, TradeLine, TradeRelation
 from trade_core.tree import TradeTree
 
 PAY_CORE = "pay_core"
@@ -44,6 +47,11 @@ def build(settings: TradeCoreSettings, common: CommonSettings, bus: Bus, clock: 
     for method in payments.REQUESTS:
         service.add_call(DurableCall(method, on_reply=news.on_reply, on_refused=news.on_refused), PAY_CORE)
     service.add_timer(Timer("trade_due", Trade, news.on_due))
+    repairs = compensation.CompensationApi(service.store, DESK, TakeCompensation, settings.compensation_callers)
+    service.add_servicer(add_CompensationServiceServicer_to_server, repairs)
+    service.add_consumer(compensation.consumer(DESK, TakeCompensation))
+    service.add_timer(Completion(service.store, policy, notifier, get_payment).timer())
     for prefix, row_type in (("trd", Trade), ("lin", TradeLine), ("rel", TradeRelation), ("att", PayAttempt)):
         service.add_lookup(prefix, row_type)
+    service.add_lookup("rpr", Compensation, "repair_id")
     return service

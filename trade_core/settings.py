@@ -16,3 +16,4 @@ class TradeCoreSettings(ServiceSettings):
     watch_max_s: Seconds = 600.0  # a watch without a deadline ends after this
     watch_reread_s: Seconds = 1.0  # how often a watched trade is read where nothing was heard of it
     max_watchers: Count = 10_000  # calls waiting for or watching a trade, in one process
+    compensation_callers: tuple[str, ...] = ("recon",)  # common names, as shell patterns, that may have repairs done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
+from paykit.compensation import CompensationRow
 from paykit.store.row import Blob, Code, Id, LongName, Millis, Minor, Name, Row, Small, Title, mapped
 
 metadata = MetaData()
@@ -114,3 +115,8 @@ class MerchantTrade(Row, frozen=True, kw_only=True):
     created_at_ms: Millis
     paid_at_ms: Millis | None
     expires_at_ms: Millis | None
+
+
+@mapped(metadata, "compensation", unique=["repair_id"], index=[("due_at_ms",), ("biz_id",)])
+class Compensation(CompensationRow, frozen=True, kw_only=True):
+    """A repair that reconciliation asked for."""

@@ -16,6 +16,7 @@ from meshctl.invariants import (
     payments,
     placement,
     provider,
+    repairs,
     states,
 )
 from meshctl.invariants.base import Invariant
@@ -33,6 +34,7 @@ _MODULES = (
     messages,
     placement,
     audit,
+    repairs,
 )
 INVARIANTS: tuple[Invariant, ...] = tuple(
     sorted([invariant for module in _MODULES for invariant in module.INVARIANTS], key=attrgetter("id"))

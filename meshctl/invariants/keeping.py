@@ -122,5 +122,5 @@ INVARIANTS = (
     Invariant("1k", "escrow holds what is to be captured", "escrow accounts", escrow_is_owed),
     Invariant("1l", "merchants bear their coupons", "coupon accounts", advances_are_borne),
     Invariant("1m", "points in use were issued", "points accounts", points_were_issued),
-    Invariant("1n", "suspense is what cases and repairs explain", "suspense accounts", suspense_is_explained),
+    Invariant("1n", "suspense is what is explained", "suspense accounts", suspense_is_explained),
 )

@@ -7,8 +7,10 @@ from collections import Counter
 from channel_gateway.sandbox.client import BookEntry
 from meshctl.invariants.base import Invariant, Tally, is_path
 from meshctl.invariants.world import Slice, grouped
+from pay_core.adjustment import ADJUST
 from pay_core.chart import CHART, POINTS_UNIT, AccountKind
-from pay_core.tables import Account, Entry, Journal
+from pay_core.tables import Account, Adjustment, Entry, Journal
+from recon.matching import shared_id
 
 _TERMINAL_ORDER = ("SUCCEEDED", "FAILED")
 # Into the provider's account of ours, or out of it.
@@ -141,7 +143,7 @@ def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
     """EXTERNAL per channel and currency = - (charges - refunds - payouts) that succeeded at the provider.
 
     A provider's order that the ledger may not know yet is left out: its channel order or instruction is under way, or
-    an open break names it.
+    an open break names it. What was set right because a statement has a line that the book does not is added.
     """
     for account in world.rows(Account):
         if account.kind == AccountKind.EXTERNAL:
@@ -152,6 +154,12 @@ def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
             order = world.orders.get(entry.reference)
             channel = order.channel if order is not None else world.scope.accounts.get(entry.account, ("", ""))[0]
             tally.sums[world.mode, channel, entry.currency] += _DIRECTION[entry.kind] * entry.amount_minor
+    booked = {name for entry in world.rows(BookEntry) for name in (entry.reference, entry.provider_reference)}
+    for row in world.rows(Adjustment):
+        repair = world.repairs.get(row.repair_id)
+        about = {repair.channel_order_id, shared_id(repair.match_key)} - {""} if repair is not None else set()
+        if row.kind == ADJUST and not any(id_ in booked or id_ in world.orders for id_ in about):
+            tally.sums[world.mode, row.channel, row.currency] += row.amount_minor
 
 
 def _is_under_way(world: Slice, entry: BookEntry) -> bool:

@@ -33,28 +33,21 @@ from pay_core.tables import (
     PaymentCase,
     RuleVersion,
 )
+from paykit.compensation import CompensationRow
 from paykit.ids import SLOT_COUNT, is_id, slot_in
 from paykit.store.command import Change
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox, ShardEpoch
-from recon.tables import Break, Match, RecordedOrder, Repair, Statement, StatementBalance, StatementLine
+from recon.tables import Break, Match, RecordedOrder, Repair
+from trade_core.tables import Compensation as TradeCompensation
 from trade_core.tables import MerchantTrade, PayAttempt, Trade, TradeLine, TradeRelation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 SYSTEM_TABLES: tuple[type[Row], ...] = (CommandRecord, Outbox, DeadLetter, ShardEpoch)
 TABLES: Mapping[str, tuple[type[Row], ...]] = {
-    "recon": (
-        Match,
-        Break,
-        RecordedOrder,
-        Repair,
-        Statement,
-        StatementBalance,
-        StatementLine,
-        *SYSTEM_TABLES,
-    ),
-    "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, MerchantTrade, *SYSTEM_TABLES),
+    "recon": (Match, Break, RecordedOrder, Repair, *SYSTEM_TABLES),
+    "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, MerchantTrade, TradeCompensation, *SYSTEM_TABLES),
     "pay_core": (
         Account,
         Journal,
@@ -75,6 +68,9 @@ TABLES: Mapping[str, tuple[type[Row], ...]] = {
     ),
     "channel_gateway": (ChannelOrder, ChannelAttempt, ChannelDoubt, Notification, ChannelOverride, *SYSTEM_TABLES),
 }
+
+# Where each service keeps the repairs that it was asked for.
+COMPENSATIONS: Mapping[str, type[CompensationRow]] = {"trade_core": TradeCompensation, "pay_core": Compensation}
 
 _HOLDING_UP = ("REVERSAL_FAILED", "RELEASE_FAILED")  # a payment waits for the decision of such a case
 
@@ -255,10 +251,20 @@ class Slice:
 
     @cached_property
     def explained(self) -> frozenset[str]:
-        """Ids that an open break names: of the shared record, and of the payment it belongs to."""
-        open_keys = {row.match_key for row in self.rows(Break) if row.state == "OPEN"}
-        payments = {row.payment_id for row in self.rows(Break) if row.state == "OPEN" and row.payment_id}
-        return frozenset(payments | {key.rpartition("/")[2] for key in open_keys})
+        """Ids that an open break names: of the shared record, and of the payment and channel order it belongs to."""
+        found = [row for row in self.rows(Break) if row.state == "OPEN"]
+        open_keys = {row.match_key for row in found}
+        payments = {row.payment_id for row in self.rows(Match) if row.match_key in open_keys}
+        return frozenset(payments).union(*(named_by_break(row) for row in found))
+
+    @cached_property
+    def repairs(self) -> dict[str, Repair]:
+        return {row.id: row for row in self.rows(Repair)}
+
+    @cached_property
+    def repaired(self) -> frozenset[str]:
+        """Ids that a break names which a repair has closed."""
+        return frozenset().union(*(named_by_break(row) for row in self.rows(Break) if row.repair_id))
 
     @cached_property
     def in_case(self) -> dict[str, int]:
@@ -306,6 +312,10 @@ class Slice:
         """Whether an open break names one of ``ids``."""
         return any(id_ in self.explained for id_ in ids)
 
+    def is_repaired(self, *ids: str | None) -> bool:
+        """Whether a break that a repair has closed names one of ``ids``: the difference was real, and is made good."""
+        return any(id_ in self.repaired for id_ in ids)
+
     def is_held_up(self, payment_id: str) -> bool:
         """Whether a payment waits for a person: an open break or case names it, or an instruction of it."""
         ids = [ins.id for ins in self.chains.get(payment_id, [])]
@@ -336,6 +346,11 @@ def grouped(rows: Iterable[T], column: str) -> dict[str, list[T]]:
     for row in rows:
         groups.setdefault(getattr(row, column), []).append(row)
     return groups
+
+
+def named_by_break(row: Break) -> set[str]:
+    """The records that a break is about."""
+    return {row.match_key.rpartition("/")[2], row.payment_id, row.channel_order_id} - {""}
 
 
 def slot_named(id_: str, fallback: int = 0) -> int:

@@ -52,18 +52,19 @@ class OpenBreak(Command[Break]):
         kind: MatchKind,
         rules: Rules,
         amount_minor: int,
+        slot: int = SLOT,
         **changes: Any,
     ) -> None:
-        super().__init__(SLOT, Origin.timer(context))
+        super().__init__(slot, Origin.timer(context))
         subject = Subject(
-            SLOT,
+            slot,
             context.biz_id,
             kind.value,
-            match_key(kind, mint("ins")),
-            payment_id=mint("pay"),
+            match_key(kind, mint("ins", slot)),
+            payment_id=mint("pay", slot),
             channel="sandbox_card",
-            channel_order_id=mint("chn"),
-            subject_id=mint("dbt"),
+            channel_order_id=mint("chn", slot),
+            subject_id=mint("dbt", slot),
             difference_minor=amount_minor,
         )
         self.type, self.rules, self.amount_minor = type_, rules, amount_minor
@@ -93,13 +94,13 @@ class CloseByMatch(Command[None]):
 class Desk:
     """The store of a recon, its rules, and short names for what is done to it."""
 
-    def __init__(self, store: Store, rules: Rules, *, shadow: bool = False) -> None:
-        self.store, self.rules, self.shadow = store, rules, shadow
-        self.context = BusinessContext(biz_id=mint("biz"), shadow=shadow, caller="test")
+    def __init__(self, store: Store, rules: Rules, *, shadow: bool = False, slot: int = SLOT) -> None:
+        self.store, self.rules, self.shadow, self.slot = store, rules, shadow, slot
+        self.context = BusinessContext(biz_id=mint("biz", slot), shadow=shadow, caller="test")
 
     def by(self, caller: str) -> BusinessContext:
         """A call of somebody, which comes with a business id of its own."""
-        return msgspec.structs.replace(self.context, caller=caller, biz_id=mint("biz"))
+        return msgspec.structs.replace(self.context, caller=caller, biz_id=mint("biz", self.slot))
 
     def _asked(self, caller: str, method: str, owner: str, request_id: str) -> Origin:
         request = repair_service_pb2.ApproveRepairRequest(request_id=request_id)
@@ -113,7 +114,8 @@ class Desk:
         **changes: Any,
     ) -> Break:
         """A new break."""
-        return await self.store.run(OpenBreak(self.context, type_, kind, self.rules, amount_minor, **changes))
+        command = OpenBreak(self.context, type_, kind, self.rules, amount_minor, self.slot, **changes)
+        return await self.store.run(command)
 
     async def propose(
         self, broken: Break, amount_minor: int = 0, *, caller: str = MAKER, request_id: str = "p1"

@@ -40,11 +40,18 @@ async def test_migrated_tables_are_the_declared_ones(bench: Bench) -> None:
     engines = bench.store.executor("live", "s0").engines
     async with engines.writer.connect() as connection:
         migrated = await connection.run_sync(_shape)
-        assert await connection.run_sync(_revision) == "trade_0003"
+        assert await connection.run_sync(_revision) == "trade_0004"
         await connection.run_sync(_rebuild)
         await connection.commit()
     async with engines.writer.connect() as connection:
         declared = await connection.run_sync(_shape)
         await connection.rollback()
     assert migrated == declared
-    assert set(migrated) == {"trade", "trade_line", "trade_relation", "pay_attempt", "merchant_trade"}
+    assert set(migrated) == {
+        "trade",
+        "trade_line",
+        "trade_relation",
+        "pay_attempt",
+        "merchant_trade",
+        "compensation",
+    }

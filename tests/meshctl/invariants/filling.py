@@ -11,6 +11,7 @@ from channel_gateway.tables import ChannelOrder
 from paykit import context as business
 from paymesh.event.v1 import events_pb2
 from recon import consumers as recon_consumers
+from tests.meshctl.invariants.mending import mend
 from tests.meshctl.invariants.small_world import ALICE, BOB, CAROL, LATE, SHOP, SILENT, SmallWorld
 from trade_core.parts import PartInput
 from trade_core.trade import PayMethod
@@ -42,6 +43,7 @@ async def fill(world: SmallWorld) -> None:
     await world.order(TradeType.CASH_OUT, ALICE, 400, PayMethod(Tool.BANK, "tok_ok_bank"))
     await world.refund(mixed, 600)
     await world.order(TradeType.PURCHASE, ALICE, 900, card(), shadow=True)
+    await mend(world)
     await hold(world)
     await divide(world)
     await surprise(world)

@@ -63,7 +63,7 @@ LEDGER = (
     ),
     Plant(
         "the mirror of another channel",
-        {"1h"},
+        {"1h", "9d"},
         ((PAY, "UPDATE account SET account_key = replace(account_key, '_card', '_gift') WHERE kind = 'EXTERNAL'"),),
     ),
 )

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 from sqlalchemy import select, update
 
-from channel_gateway.channel_order import ProviderResult, ResultStatus, Source
+from channel_gateway.channel_order import ChannelPolicy, ProviderResult, ResultStatus, Source
 from channel_gateway.commands import ApplyResult, MarkSending, Submission, SubmitOrder
 from channel_gateway.messages import KIND_OF
 from channel_gateway.overrides import Override, OverrideMode, SetOverride
@@ -38,7 +38,6 @@ from paykit import context as business
 from paykit.clock import ManualClock
 from paykit.context import MODES, BusinessContext, mint
 from paykit.errors import MeshError
-from paykit.events.gathering import Gather
 from paykit.ids import slot_of
 from paykit.rpc.channels import Channels
 from paykit.settings import ExecutorSettings
@@ -49,10 +48,13 @@ from paykit.store.system import Outbox
 from paymesh.channel.v1 import channel_service_pb2
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.pay.v1 import ledger_service_pb2
+from recon import asking
 from recon import consumers as recon_consumers
+from recon.commands import ApplyAnswer
 from recon.settings import ReconSettings
-from tests.meshctl.invariants.questions import ask_trades
-from trade_core import merchant_trades
+from recon.tables import Match
+from tests.meshctl.invariants import mending
+from trade_core import merchant_trades, wire
 from trade_core.catalogue import TRADE_TYPES, load
 from trade_core.commands import CreateTrade, PayTrade
 from trade_core.consumers import PAYMENT_SUBJECTS, PaymentNews
@@ -62,7 +64,7 @@ from trade_core.parts import PartInput
 from trade_core.payments import REQUESTS
 from trade_core.refunds import RefundTrade
 from trade_core.steps import SUBJECTS, NewTrade, Policy
-from trade_core.tables import Trade
+from trade_core.tables import PayAttempt, Trade
 from trade_core.trade import PayMethod
 from trade_core.types import PayeeKind, TradeType
 from trade_core.wire import TradeView
@@ -116,7 +118,7 @@ class SmallWorld:
         self.stores = {
             name: Store(name, settings.service(name).shards, 1, self.clock, ExecutorSettings()) for name in SERVICES
         }
-        self._policy = Policy(load(), ask_after_ms=5_000, ask_after_ms_max=60_000)
+        self.policy = Policy(load(), ask_after_ms=5_000, ask_after_ms_max=60_000)
         self._stack = AsyncExitStack()
         self._gateway = cast(ChannelGatewaySettings, settings.channel_gateway)
 
@@ -135,7 +137,7 @@ class SmallWorld:
         terms = TermsBook(rules, RESULT_DUE_MS / 1000, RESULT_DUE_MS / 1000)
         await keep_rules(pay, terms.rules.active)
         results = ChannelResults(pay, channels, terms)
-        self._apis: dict[str, Any] = {
+        self.apis: dict[str, Any] = {
             "PayService": PayApi(pay, terms),
             "TransitService": TransitApi(pay, terms),
         }
@@ -143,11 +145,10 @@ class SmallWorld:
         async def nobody(request: Any, context: BusinessContext) -> Any:
             raise AssertionError("nothing is asked for here")
 
-        self._news = PaymentNews(self.stores["trade_core"], self._policy, Notifier(1), nobody)
-        self.listeners = {
-            "pay_core": results.consumer(),
-            "recon": recon_consumers.consumer(cast(ReconSettings, self.settings.recon).rules(), Gather(1.0, 1)),
-        }
+        self._news = PaymentNews(self.stores["trade_core"], self.policy, Notifier(1), nobody)
+        self._rules = cast(ReconSettings, self.settings.recon).rules()
+        self.listeners = {"pay_core": results.consumer(), "recon": recon_consumers.consumer(self._rules)}
+        self.repairers = mending.consumers(self._rules)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -182,20 +183,20 @@ class SmallWorld:
             parts=parts,
             merged_trade_ids=merges,
         )
-        made = await self.stores["trade_core"].run(CreateTrade(self._origin(buyer, shadow), self._policy, new))
+        made = await self.stores["trade_core"].run(CreateTrade(self._origin(buyer, shadow), self.policy, new))
         await self.carry()
         return made
 
     async def pay(self, trade: Trade, *methods: PayMethod, is_partial: bool = False) -> None:
         """Another try to pay a trade, or a part of it, carried as far as it goes."""
         origin = self._origin(trade.buyer_id, False, trade.biz_id)
-        await self.stores["trade_core"].run(PayTrade(origin, self._policy, trade.id, methods, is_partial))
+        await self.stores["trade_core"].run(PayTrade(origin, self.policy, trade.id, methods, is_partial))
         await self.carry()
 
     async def capture(self, trade: Trade, amount_minor: int) -> None:
         """Takes a part of held money, and lets the rest go."""
         origin = self._origin(trade.buyer_id, False, trade.biz_id)
-        command = CaptureTrade(origin, self._policy, trade.id, trade.currency, amount_minor, keep_rest=False)
+        command = CaptureTrade(origin, self.policy, trade.id, trade.currency, amount_minor, keep_rest=False)
         await self.stores["trade_core"].run(command)
         await self.carry()
 
@@ -215,7 +216,7 @@ class SmallWorld:
     async def refund(self, trade: TradeView, amount_minor: int) -> None:
         """A refund, carried as far as it goes."""
         origin = self._origin(trade.trade.buyer_id, False, trade.trade.biz_id)
-        command = RefundTrade(origin, self._policy, trade.trade.id, "EUR", amount_minor, "broken")
+        command = RefundTrade(origin, self.policy, trade.trade.id, "EUR", amount_minor, "broken")
         await self.stores["trade_core"].run(command)
         await self.carry()
 
@@ -258,15 +259,23 @@ class SmallWorld:
         for order in await store.fetch_everywhere(ChannelOrder, waiting, shadow=False):
             context = msgspec.structs.replace(business.unpack(order.context), caller="worker")
             result = await self._provider(msgspec.structs.replace(order, token="tok_ok"), context)
-            policy = self._gateway.channels[order.channel].policy()
+            policy = self._policy_of(order.channel)
             await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.QUERY))
         await self.carry()
         await self._ask_trades()
 
     async def _ask_trades(self) -> None:
         """recon asks the trades about the payments that they have not told it of: those they give back."""
-        rules = cast(ReconSettings, self.settings.recon).rules()
-        await ask_trades(self.stores["recon"], self.stores["trade_core"], rules)
+        recon, trades = self.stores["recon"], self.stores["trade_core"]
+        waiting = select(Match.__table__).where(Match.__table__.c.state == "WAITING")
+        for match in await recon.fetch_everywhere(Match, waiting, shadow=False):
+            of_it = select(PayAttempt.__table__).where(PayAttempt.__table__.c.id == match.source_id)
+            attempts = await trades.fetch_everywhere(PayAttempt, of_it, shadow=False)
+            named = select(Trade.__table__).where(Trade.__table__.c.id == attempts[0].trade_id)
+            (trade,) = await trades.fetch_everywhere(Trade, named, shadow=False)
+            answer = asking.of_trades(match, [wire.trade(TradeView(trade, attempts=attempts))])
+            context = msgspec.structs.replace(business.unpack(match.context), caller="timer:window_passed")
+            await recon.run(ApplyAnswer(Origin.timer(context), match, answer, self._rules))
         await self.carry()
 
     # What the relay, the bus and the workers do
@@ -300,7 +309,7 @@ class SmallWorld:
         is_trade = row.destination in REQUESTS
         with business.use(msgspec.structs.replace(context, caller="trade_core" if is_trade else "pay_core")) as calling:
             try:
-                response = await getattr(self._apis[service], method)(_parse(row, method), None)
+                response = await getattr(self.apis[service], method)(_parse(row, method), None)
             except MeshError as error:
                 if not is_trade:
                     raise
@@ -310,7 +319,7 @@ class SmallWorld:
             await self._news.on_reply(msgspec.structs.replace(context, caller="reply"), row, response)
 
     async def _announce(self, row: Outbox, context: BusinessContext) -> None:
-        for name, consumer in self.listeners.items():
+        for name, consumer in [*self.listeners.items(), *self.repairers.items()]:
             if row.destination in consumer.subjects:
                 heard = msgspec.structs.replace(context, caller=f"consumer:{consumer.name}")
                 command = consumer.to_command(heard, row.id, row.destination, row.body)
@@ -340,13 +349,15 @@ class SmallWorld:
             token=request.token,
             original_channel_order_id=request.original_channel_order_id,
         )
-        channel = self._gateway.channels[request.channel]
+        operations, policy = self._gateway.channels[request.channel].operations, self._policy_of(request.channel)
         origin = Origin.rpc(context, "SubmitChannelOrder", request.instruction_id, request.request_id, request)
-        order = await store.run(SubmitOrder(origin, submission, channel.operations))
-        policy = channel.policy()
+        order = await store.run(SubmitOrder(origin, submission, operations))
         await store.run(MarkSending(Origin.timer(context), order.id, policy))
         result = await self._provider(order, context)
         await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.REPLY))
+
+    def _policy_of(self, channel: str) -> ChannelPolicy:
+        return msgspec.structs.replace(self._gateway.channels[channel].policy(), channel=channel)
 
     async def _provider(self, order: ChannelOrder, context: BusinessContext) -> ProviderResult:
         if order.token == SILENT:
