@@ -213,7 +213,7 @@ def test_the_operator_reads_a_line_per_invariant_and_the_exit_code(
     # By the machine's clock what is unpaid or held in the small world should have ended long ago.
     assert check.run(config, settled=True) == 1
     shown = capsys.readouterr().out.splitlines()
-    assert "ok   1b  balance equals sum of entries                       24 accounts" in shown
+    assert "ok   1b  balance equals sum of entries                       26 accounts" in shown
     failed = [line for line in shown if line.startswith("FAIL")]
     assert [line.split()[1] for line in failed] == ["4a", "4b"]
     assert shown[shown.index(failed[0]) + 1].strip().startswith("trd_")
