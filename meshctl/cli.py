@@ -9,11 +9,10 @@ from typing import Annotated
 
 import typer
 
+from meshctl import recon
+from meshctl.places import DEMO_DIRECTORY, STACK_DIRECTORY, found
 from meshctl.processes import ProcessFailed
 from paykit.errors import ConfigurationError, MeshError
-
-STACK_DIRECTORY = Path("var/stack")
-DEMO_DIRECTORY = Path("var/demo")
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
@@ -28,6 +27,7 @@ app = typer.Typer(
 
 rules = typer.Typer(help="Judges rules files.", no_args_is_help=True)
 app.add_typer(rules, name="rules")
+app.add_typer(recon.app, name="recon")
 
 Config = Annotated[
     Path | None,
@@ -60,7 +60,7 @@ def trace(
     flat: Annotated[bool, typer.Option("--flat", help="One line a change, in the order of time.")] = False,
 ) -> None:
     """Print one merged timeline of an order over all services."""
-    path = _found(config)
+    path = found(config)
     from meshctl import trace as command
 
     raise typer.Exit(command.run(id_, path, shadow, flat))
@@ -73,7 +73,7 @@ def check(
     stated_time_s: Annotated[float, typer.Option(help="Seconds within which every order ends or has a break.")] = 900,
 ) -> None:
     """Check every invariant over all shards and the provider's book; exit 1 on a violation."""
-    path = _found(config)
+    path = found(config)
     from meshctl import check as command
 
     raise typer.Exit(command.run(path, settled, stated_time_s))
@@ -142,11 +142,3 @@ def main() -> None:
     except (ProcessFailed, MeshError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
-
-
-def _found(config: Path | None) -> Path:
-    candidates = [directory / "paymesh.toml" for directory in (STACK_DIRECTORY, DEMO_DIRECTORY)]
-    found = config or next((path for path in candidates if path.exists()), None)
-    if found is None:
-        raise ConfigurationError("no settings file: name one with --config, or run meshctl up or meshctl demo first")
-    return found

@@ -85,6 +85,7 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
             for channel, declared in CHANNELS.items()
         },
     }
+    config["recon"]["statements"] = {"channels": {channel: _statements() for channel in CHANNELS}}
     config["sandbox"] = {
         "host": HOST,
         "port": ports.by_name["sandbox"],
@@ -110,6 +111,20 @@ def _account(channel: str, mode: str, ports: Ports) -> dict[str, Any]:
         "notification_key_id": "k1",
         "notification_key": secrets.token_urlsafe(24),
     } | ACCOUNTS.get(channel, {})
+
+
+def _statements() -> dict[str, Any]:
+    """What the provider's statements look like, in any of its formats (see channel_gateway/sandbox)."""
+    columns = ("line_id", "date", "amount", "currency", "reference", "provider_reference")
+    movements = ("CHARGE", "CAPTURE", "REFUND", "PAYOUT")
+    return {
+        "format": "CSV",
+        "csv": {
+            "columns": {"kind": "type"} | {column: column for column in columns},
+            "kinds": dict.fromkeys(movements, "MOVEMENT") | {"FEE": "FEE", "OPENING": "OPENING", "CLOSING": "CLOSING"},
+        },
+        "mt940": {"details": "SLASH", "provider_reference_parts": ["PREF"], "bank_reference": "LINE"},
+    }
 
 
 def _provider_account(account: dict[str, Any], ports: Ports) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Service:
         """New calls are refused, those under way finish, messages are handed over, then everything closes."""
         grace_s = self.settings.drain_grace_s
         await self._timer_runner.stop()
+        self._consumer_runner.drain()
         await self._server.stop(grace_s)
         for _, stop in reversed(self._backgrounds):
             await stop()

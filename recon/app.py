@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paykit.clock import Clock
 from paykit.events.bus import Bus
+from paykit.events.gathering import Gather
 from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
@@ -16,6 +17,7 @@ from recon.peers import Peers
 from recon.repair_api import RepairService
 from recon.repair_due import DueRepairs
 from recon.settings import ReconSettings
+from recon.statements import wiring
 from recon.tables import Break, Match, Repair
 
 
@@ -28,7 +30,8 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     service.add_servicer(recon_service_pb2_grpc.add_ReconServiceServicer_to_server, ReconService(service.store))
     repairs = RepairService(service.store, rules, settings.repairs)
     service.add_servicer(repair_service_pb2_grpc.add_RepairServiceServicer_to_server, repairs)
-    service.add_consumer(consumers.consumer(rules))
+    wiring.add_to(service, settings.statements, rules)
+    service.add_consumer(consumers.consumer(rules, Gather(settings.gather_s, settings.gather_max)))
     service.add_consumer(repair_due.consumer(rules))
     service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())
     service.add_timer(Timer("recon-window", Match, expiry.fire))

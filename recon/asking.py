@@ -1,4 +1,4 @@
-"""What to ask about the silent side of a match, and what an answer means for it. Pure: recon.peers makes the calls."""
+"""What to ask about the silent side of a pair, and what an answer means for it. Pure: recon.peers makes the calls."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from paymesh.pay.v1 import payment_pb2 as pay_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon import facts
 from recon.answers import Answer, Verdict
-from recon.matching import BreakType, Fact, MatchKind, Side, problem, shared_id
-from recon.tables import Match
+from recon.matching import BreakType, Fact, MatchKind, Side
+from recon.pair import Pair, problem
 
 _TERMINAL_PAYMENT = (
     pay_pb2.PAYMENT_STATE_SUCCEEDED,
@@ -44,67 +44,99 @@ _INTERNAL: Mapping[str, tuple[int, ...]] = {
 }
 
 
-def silent(match: Match) -> str:
-    """Who is asked about a match whose window has passed: ``trade``, ``payment``, ``channel_order`` or ``ledger``."""
-    wrong = problem(match)
-    kind = MatchKind(match.kind)
+class Silent(NamedTuple):
+    """A pair that waits for one of its sides, and what it belongs to."""
+
+    payment_id: str
+    source_id: str  # what the payment was made for; empty where it was not heard
+    pair: Pair
+
+    @property
+    def kind(self) -> MatchKind:
+        """Which two records."""
+        return MatchKind(self.pair.kind)
+
+    @property
+    def key(self) -> str:
+        """The id that both records share."""
+        return self.pair.key
+
+    @property
+    def wrong(self) -> BreakType | None:
+        """What is wrong as the facts stand."""
+        found = problem(self.pair)
+        return None if found is None else found.type
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether nobody has spoken yet of what was sent."""
+        found = problem(self.pair)
+        return found is not None and found.side is Side.EXPECTED
+
+
+def whom_to_ask(silent: Silent) -> str:
+    """Who is asked about a pair whose window has passed: ``trade``, ``payment``, ``channel_order`` or ``ledger``."""
+    kind = silent.kind
     if kind is MatchKind.TRANSIT:
         return "ledger"
-    if wrong is BreakType.MISSING_FIRST:
+    if silent.wrong is BreakType.MISSING_FIRST:
         return "trade" if kind is MatchKind.TRADE_PAY else "payment"
     return {MatchKind.TRADE_PAY: "payment", MatchKind.PAY_CHANNEL: "channel_order", MatchKind.PAY_LEDGER: "ledger"}[
         kind
     ]
 
 
-def of_payment(match: Match, payment: pay_pb2.Payment | None) -> Answer:
+def of_payment(silent: Silent, payment: pay_pb2.Payment | None) -> Answer:
     """What pay_core's answer means for the trade, the channel order or the journal that waits for its payment."""
     if payment is None:
-        return Answer(Verdict.NO, f"pay_core knows no payment {match.payment_id}")
+        return Answer(Verdict.NO, f"pay_core knows no payment {silent.payment_id}")
     evidence = f"payment {payment.payment_id} is {pay_pb2.PaymentState.Name(payment.state)}"
     is_final = payment.state in _TERMINAL_PAYMENT
-    if match.kind == MatchKind.TRADE_PAY:
+    if silent.kind == MatchKind.TRADE_PAY:
         evidence += f", made for {payment.source_id!r}"
     else:
-        instruction = _instruction_of(match, payment)
+        instruction = _instruction_of(silent, payment)
         if instruction is None:
             is_final = True
-            evidence += f" and has no instruction {shared_id(match.match_key)}"
+            evidence += f" and has no instruction {silent.key}"
         else:
             is_final = is_final or instruction.state in _TERMINAL_INSTRUCTION
             evidence += f", the instruction {pay_pb2.InstructionState.Name(instruction.state)}"
     return Answer(Verdict.NO if is_final else Verdict.LATER, evidence, tuple(facts.of_payment(payment)))
 
 
-def of_channel_order(match: Match, order: channel_pb2.ChannelOrder | None) -> Answer:
+def of_channel_order(silent: Silent, order: channel_pb2.ChannelOrder | None) -> Answer:
     """What channel_gateway's answer means. Where the outcome was unknown and still is, the answer is no."""
     if order is None:
-        return Answer(Verdict.NO, f"channel_gateway knows no order for {shared_id(match.match_key)}")
+        return Answer(Verdict.NO, f"channel_gateway knows no order for {silent.key}")
     evidence = f"channel order {order.channel_order_id} is {channel_pb2.ChannelOrderState.Name(order.state)}"
     if order.state in _TERMINAL_ORDER:
         return Answer(Verdict.NO, evidence, tuple(facts.of_channel_order(order)))
+    # Of what is only expected the gateway still asks the provider: it says so when it has given up.
     still_unknown = (
-        order.state == channel_pb2.CHANNEL_ORDER_STATE_UNKNOWN and problem(match) is BreakType.RESULT_UNKNOWN
+        order.state == channel_pb2.CHANNEL_ORDER_STATE_UNKNOWN
+        and silent.wrong is BreakType.RESULT_UNKNOWN
+        and not silent.is_expected
     )
     return Answer(Verdict.NO if still_unknown else Verdict.LATER, evidence)
 
 
-def of_trades(match: Match, trades: Iterable[trade_pb2.Trade]) -> Answer:
+def of_trades(silent: Silent, trades: Iterable[trade_pb2.Trade]) -> Answer:
     """What trade_core's trades of the business id mean for a payment that has no trade; the attempt ties them."""
     for trade in trades:
         for attempt in trade.attempts:
-            if attempt.attempt_id != match.source_id and attempt.payment_id != match.payment_id:
+            if attempt.attempt_id != silent.source_id and attempt.payment_id != silent.payment_id:
                 continue
             state = trade_pb2.TradeState.Name(trade.state)
             evidence = f"trade {trade.trade_id} is {state}, attempt {attempt.attempt_no} " + (
                 trade_pb2.AttemptState.Name(attempt.state)
             )
             if attempt.state == trade_pb2.ATTEMPT_STATE_EFFECTIVE:
-                return Answer(Verdict.NO, evidence, tuple(facts.of_trade(trade, match.payment_id)))
+                return Answer(Verdict.NO, evidence, tuple(facts.of_trade(trade, silent.payment_id)))
             if attempt.state == trade_pb2.ATTEMPT_STATE_RETURNED:
-                return Answer(Verdict.NO, evidence, (_returned(match, attempt),))
+                return Answer(Verdict.NO, evidence, (_returned(silent, attempt),))
             return Answer(Verdict.NO if trade.state in _TERMINAL_TRADE else Verdict.LATER, evidence)
-    return Answer(Verdict.NO, f"trade_core knows no trade with attempt {match.source_id!r}")
+    return Answer(Verdict.NO, f"trade_core knows no trade with attempt {silent.source_id!r}")
 
 
 class Place(NamedTuple):
@@ -125,19 +157,19 @@ class Found(NamedTuple):
     is_complete: bool
 
 
-def ledger_place(match: Match, payment: pay_pb2.Payment) -> Place | None:
+def ledger_place(silent: Silent, payment: pay_pb2.Payment) -> Place | None:
     """Where the journal that a match waits for shows; None where the payment has no instruction that is booked.
 
     Seen from the accounts, every collection is a debit and every disbursement a credit: of the owner's account, of an
     internal account of the payment's slot, or of IN_TRANSIT there, where the owner lives on another.
     """
-    instruction = _instruction_of(match, payment)
+    instruction = _instruction_of(silent, payment)
     if instruction is None or not _is_booked(instruction):
         return None
     slot = slot_in(payment.payment_id)
     is_remote = _is_remote(instruction, slot)
     is_collect = instruction.action == pay_pb2.INSTRUCTION_ACTION_COLLECT
-    is_arrival = match.kind == MatchKind.TRANSIT and problem(match) is BreakType.MISSING_SECOND
+    is_arrival = silent.kind == MatchKind.TRANSIT and silent.wrong is BreakType.MISSING_SECOND
     touching = [i for i in payment.instructions if _is_booked(i)]
     excess_minor = 0
     if instruction.tool in _INTERNAL:
@@ -186,39 +218,39 @@ def accounts_at(place: Place, accounts: Iterable[ledger_pb2.Account]) -> list[st
     ]
 
 
-def of_ledger(match: Match, payment: pay_pb2.Payment, place: Place, found: Found) -> Answer:
+def of_ledger(silent: Silent, payment: pay_pb2.Payment, place: Place, found: Found) -> Answer:
     """What the ledger's entries mean for the journal that a match waits for."""
     evidence = (
         f"{found.entry_count} entries of {payment.payment_id} on accounts of {place.owner_id} sum to {found.sum_minor}"
         f" {place.currency} minor, expected {place.expected_minor}"
     )
     if found.entry_count and found.sum_minor == place.expected_minor:
-        instruction = _instruction_of(match, payment)
+        instruction = _instruction_of(silent, payment)
         assert instruction is not None
-        return Answer(Verdict.NO, evidence, (_booked(match, instruction),))
+        return Answer(Verdict.NO, evidence, (_booked(silent, instruction),))
     if not found.is_complete:
         return Answer(Verdict.LATER, f"{evidence}; there are more entries than are looked through")
     is_final = payment.state in _TERMINAL_PAYMENT
     return Answer(Verdict.NO if is_final else Verdict.LATER, evidence)
 
 
-def _booked(match: Match, instruction: pay_pb2.Instruction) -> Fact:
-    side = Side.FIRST if problem(match) is BreakType.MISSING_FIRST else Side.SECOND
+def _booked(silent: Silent, instruction: pay_pb2.Instruction) -> Fact:
+    side = Side.FIRST if silent.wrong is BreakType.MISSING_FIRST else Side.SECOND
     amount = instruction.amount
     booked_minor = min(facts.moved_minor(instruction), amount.amount_minor)
     key, currency = instruction.instruction_id, amount.currency_code
-    return Fact(MatchKind(match.kind), key, side, booked_minor, currency, match.payment_id)
+    return Fact(silent.kind, key, side, booked_minor, currency, silent.payment_id)
 
 
-def _returned(match: Match, attempt: trade_pb2.PayAttempt) -> Fact:
+def _returned(silent: Silent, attempt: trade_pb2.PayAttempt) -> Fact:
     """That a trade knows of the payment and gives it back by a trade of its own: all of it, or what was captured."""
-    known_minor = min(match.second_amount_minor or 0, attempt.amount.amount_minor)
+    known_minor = min(silent.pair.second.amount_minor if silent.pair.second else 0, attempt.amount.amount_minor)
     currency = attempt.amount.currency_code
-    return Fact(MatchKind.TRADE_PAY, match.payment_id, Side.FIRST, known_minor, currency, match.payment_id)
+    return Fact(MatchKind.TRADE_PAY, silent.payment_id, Side.FIRST, known_minor, currency, silent.payment_id)
 
 
-def _instruction_of(match: Match, payment: pay_pb2.Payment) -> pay_pb2.Instruction | None:
-    key = shared_id(match.match_key)
+def _instruction_of(silent: Silent, payment: pay_pb2.Payment) -> pay_pb2.Instruction | None:
+    key = silent.key
     return next((i for i in payment.instructions if i.instruction_id == key), None)
 
 

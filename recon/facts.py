@@ -38,9 +38,8 @@ def of_trade(trade: trade_pb2.Trade, payment_id: str) -> list[Fact]:
         return []
     # All of the order, or what was captured of it.
     paid_minor = (trade.paid_minor or trade.amount.amount_minor) * moved
-    return [
-        Fact(MatchKind.TRADE_PAY, payment_id, Side.FIRST, paid_minor, trade.amount.currency_code, payment_id),
-    ]
+    currency, at_ms = trade.amount.currency_code, trade.paid_time.ToMilliseconds()
+    return [Fact(MatchKind.TRADE_PAY, payment_id, Side.FIRST, paid_minor, currency, payment_id, at_ms=at_ms)]
 
 
 def paid_minor(payment: pay_pb2.Payment) -> int:
@@ -66,6 +65,7 @@ def of_payment(payment: pay_pb2.Payment) -> list[Fact]:
     facts = []
     payment_id, source_id = payment.payment_id, payment.source_id
     moved = _PAYMENT.get(payment.state)
+    at_ms = payment.finish_time.ToMilliseconds()
     if moved is not None and source_id.startswith(ATTEMPT_PREFIX):
         facts.append(
             Fact(
@@ -76,15 +76,33 @@ def of_payment(payment: pay_pb2.Payment) -> list[Fact]:
                 payment.amount.currency_code,
                 payment_id,
                 source_id,
+                at_ms,
             )
         )
     for instruction in payment.instructions:
-        facts += of_instruction(instruction, payment_id)
+        facts += of_instruction(instruction, payment_id, at_ms)
     return facts
 
 
-def of_instruction(instruction: pay_pb2.Instruction, payment_id: str) -> list[Fact]:
-    """What a terminal instruction says of its channel order and of its journal."""
+def of_submitted(event: events_pb2.PaymentSubmittedEvent) -> list[Fact]:
+    """What is on its way to channels: their orders are expected."""
+    at_ms = event.submit_time.ToMilliseconds()
+    return [
+        Fact(
+            MatchKind.PAY_CHANNEL,
+            sent.instruction_id,
+            Side.EXPECTED,
+            sent.amount_minor,
+            sent.currency_code,
+            event.payment_id,
+            at_ms=at_ms,
+        )
+        for sent in event.instructions
+    ]
+
+
+def of_instruction(instruction: pay_pb2.Instruction, payment_id: str, at_ms: int = 0) -> list[Fact]:
+    """What a terminal instruction says of its channel order and of its journal; ``at_ms`` is when its payment ended."""
     moved = _INSTRUCTION.get(instruction.state)
     if moved is None:
         return []
@@ -92,27 +110,41 @@ def of_instruction(instruction: pay_pb2.Instruction, payment_id: str) -> list[Fa
     came_minor = moved_minor(instruction)
     facts = []
     if instruction.tool == CHANNEL_TOOL:
-        facts.append(Fact(MatchKind.PAY_CHANNEL, key, Side.FIRST, came_minor * moved, currency, payment_id))
+        facts.append(
+            Fact(MatchKind.PAY_CHANNEL, key, Side.FIRST, came_minor * moved, currency, payment_id, at_ms=at_ms)
+        )
     if moved and moves_money(instruction):
         # What came in excess is booked with it, as suspense.
         booked_minor = min(came_minor, instruction.amount.amount_minor)
-        facts.append(Fact(MatchKind.PAY_LEDGER, key, Side.FIRST, booked_minor, currency, payment_id))
+        facts.append(Fact(MatchKind.PAY_LEDGER, key, Side.FIRST, booked_minor, currency, payment_id, at_ms=at_ms))
     return facts
 
 
 def of_journal(journal: events_pb2.JournalEvent) -> list[Fact]:
     """What a journal says of the instructions that it books."""
     facts = []
-    payment_id, currency = journal.payment_id, journal.currency_code
     for booked in journal.instructions:
-        key, amount, leg = booked.instruction_id, booked.amount_minor, booked.leg
-        if leg == events_pb2.BOOKING_LEG_RECEIVED:
-            facts.append(Fact(MatchKind.TRANSIT, key, Side.SECOND, amount, currency, payment_id))
+        if booked.leg == events_pb2.BOOKING_LEG_RECEIVED:
+            facts.append(_booked(journal, booked, MatchKind.TRANSIT, Side.SECOND))
             continue
-        facts.append(Fact(MatchKind.PAY_LEDGER, key, Side.SECOND, amount, currency, payment_id))
-        if leg == events_pb2.BOOKING_LEG_SENT:
-            facts.append(Fact(MatchKind.TRANSIT, key, Side.FIRST, amount, currency, payment_id))
+        facts.append(_booked(journal, booked, MatchKind.PAY_LEDGER, Side.SECOND))
+        if booked.leg == events_pb2.BOOKING_LEG_SENT:
+            facts.append(_booked(journal, booked, MatchKind.TRANSIT, Side.FIRST))
     return facts
+
+
+def _booked(
+    journal: events_pb2.JournalEvent, booked: events_pb2.BookedInstruction, kind: MatchKind, side: Side
+) -> Fact:
+    return Fact(
+        kind,
+        booked.instruction_id,
+        side,
+        booked.amount_minor,
+        journal.currency_code,
+        journal.payment_id,
+        at_ms=journal.post_time.ToMilliseconds(),
+    )
 
 
 def of_channel_order(order: channel_pb2.ChannelOrder) -> list[Fact]:
@@ -130,5 +162,6 @@ def of_channel_order(order: channel_pb2.ChannelOrder) -> list[Fact]:
             amount_minor,
             order.amount.currency_code,
             order.payment_id,
+            at_ms=order.finish_time.ToMilliseconds(),
         )
     ]

@@ -11,11 +11,12 @@ from paykit import telemetry
 from paykit.store.store import Store
 from recon import summary
 
-_UNMATCHED = telemetry.gauge("recon_unmatched", "Matches whose silent side is still to be asked", ("mode", "kind"))
+_UNMATCHED = telemetry.gauge("recon_unmatched", "Pairs that wait for one of their sides", ("mode", "kind"))
 _AGE = telemetry.gauge("recon_unmatched_age_seconds", "Age of the oldest of them", ("mode", "kind"))
+_WAITING = telemetry.gauge("recon_unmatched_minor", "Money in pairs that wait", ("mode", "currency"))
 _BREAKS = telemetry.gauge("recon_open_breaks", "Breaks in state OPEN", ("mode", "type", "currency"))
 _AT_RISK = telemetry.gauge("recon_at_risk_minor", "Money at risk in open breaks", ("mode", "type", "currency"))
-ALL = (_UNMATCHED, _AGE, _BREAKS, _AT_RISK)
+ALL = (_UNMATCHED, _AGE, _WAITING, _BREAKS, _AT_RISK)
 
 _log = structlog.get_logger(__name__)
 
@@ -50,10 +51,11 @@ class Gauges:
         for gauge in ALL:
             gauge.clear()
         for mode, waiting, breaks in found:
-            for item in waiting:
-                seen_at_ms = now_ms if item.oldest_seen_at_ms is None else item.oldest_seen_at_ms
-                _UNMATCHED.labels(mode, item.kind).set(item.match_count)
-                _AGE.labels(mode, item.kind).set(max(0, now_ms - seen_at_ms) / 1000)
+            for kind, count in waiting.pair_counts.items():
+                _UNMATCHED.labels(mode, kind).set(count)
+                _AGE.labels(mode, kind).set(max(0, now_ms - waiting.oldest_ms[kind]) / 1000)
+            for currency, amount_minor in waiting.minor.items():
+                _WAITING.labels(mode, currency).set(amount_minor)
             for group in breaks:
                 _BREAKS.labels(mode, group.type, group.currency).set(group.break_count)
                 _AT_RISK.labels(mode, group.type, group.currency).set(group.at_risk_minor)

@@ -14,10 +14,8 @@ from paymesh.pay.v1 import ledger_service_pb2, ledger_service_pb2_grpc, pay_serv
 from paymesh.trade.v1 import trade_pb2, trade_service_pb2, trade_service_pb2_grpc
 from recon import asking
 from recon.answers import Answer, Verdict
-from recon.asking import Found, Place
-from recon.matching import shared_id
+from recon.asking import Found, Place, Silent
 from recon.settings import AskSettings
-from recon.tables import Match
 
 TRADE_CORE = "trade_core"
 PAY_CORE = "pay_core"
@@ -41,27 +39,27 @@ class Peers:
         self._timelines = ops_service_pb2_grpc.OpsServiceStub(channels.get(TRADE_CORE))
         self._ledger = ledger_service_pb2_grpc.LedgerServiceStub(channels.get(PAY_CORE))
 
-    async def ask(self, match: Match, context: BusinessContext) -> Answer:
+    async def ask(self, silent: Silent, context: BusinessContext) -> Answer:
         """What the service that owns the silent side says, within the time the settings give."""
-        whom = asking.silent(match)
+        whom = asking.whom_to_ask(silent)
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 with use(context):
                     if whom == "trade":
-                        return asking.of_trades(match, await self._trades_of(match, context))
+                        return asking.of_trades(silent, await self._trades_of(silent, context))
                     if whom == "channel_order":
-                        return asking.of_channel_order(match, await self._channel_order_of(match, context))
-                    payment = await self._payment_of(match, context)
+                        return asking.of_channel_order(silent, await self._channel_order_of(silent, context))
+                    payment = await self._payment_of(silent, context)
                     if whom == "payment" or payment is None:
-                        return asking.of_payment(match, payment)
-                    return await self._ask_ledger(match, payment)
+                        return asking.of_payment(silent, payment)
+                    return await self._ask_ledger(silent, payment)
         except MeshError as error:
             return Answer(Verdict.UNREACHABLE, f"the {whom} could not be asked for: {error.code} {error.reason}")
         except TimeoutError:
             return Answer(Verdict.UNREACHABLE, f"the {whom} was asked for in vain for {self._settings.timeout_s:g} s")
 
-    async def _payment_of(self, match: Match, context: BusinessContext) -> payment_pb2.Payment | None:
-        request = pay_service_pb2.GetPaymentRequest(payment_id=match.payment_id)
+    async def _payment_of(self, silent: Silent, context: BusinessContext) -> payment_pb2.Payment | None:
+        request = pay_service_pb2.GetPaymentRequest(payment_id=silent.payment_id)
         try:
             response = await self._get_payment(request, context, self._settings.timeout_s)
         except NotFound:
@@ -69,8 +67,10 @@ class Peers:
         payment: payment_pb2.Payment = response.payment
         return payment
 
-    async def _channel_order_of(self, match: Match, context: BusinessContext) -> channel_order_pb2.ChannelOrder | None:
-        request = channel_service_pb2.GetChannelOrderRequest(instruction_id=shared_id(match.match_key))
+    async def _channel_order_of(
+        self, silent: Silent, context: BusinessContext
+    ) -> channel_order_pb2.ChannelOrder | None:
+        request = channel_service_pb2.GetChannelOrderRequest(instruction_id=silent.key)
         try:
             response = await self._get_channel_order(request, context, self._settings.timeout_s)
         except NotFound:
@@ -78,7 +78,7 @@ class Peers:
         order: channel_order_pb2.ChannelOrder = response.channel_order
         return order
 
-    async def _trades_of(self, match: Match, context: BusinessContext) -> list[trade_pb2.Trade]:
+    async def _trades_of(self, silent: Silent, context: BusinessContext) -> list[trade_pb2.Trade]:
         """The trades of the payment's business id: the payment names its attempt, and trades are read by their own."""
         try:
             timeline = await self._timelines.GetTimeline(
@@ -97,18 +97,18 @@ class Peers:
             trades.append(response.trade)
         return trades
 
-    async def _ask_ledger(self, match: Match, payment: payment_pb2.Payment) -> Answer:
-        place = asking.ledger_place(match, payment)
+    async def _ask_ledger(self, silent: Silent, payment: payment_pb2.Payment) -> Answer:
+        place = asking.ledger_place(silent, payment)
         if place is None:
-            return asking.of_payment(match, payment)
+            return asking.of_payment(silent, payment)
         count = sum_minor = 0
         is_complete = True
         for account_id in asking.accounts_at(place, await self._accounts_of(place)):
-            found = await self._entries(account_id, match.payment_id, place)
+            found = await self._entries(account_id, silent.payment_id, place)
             count += found.entry_count
             sum_minor += found.sum_minor
             is_complete = is_complete and found.is_complete
-        return asking.of_ledger(match, payment, place, Found(count, sum_minor, is_complete))
+        return asking.of_ledger(silent, payment, place, Found(count, sum_minor, is_complete))
 
     async def _accounts_of(self, place: Place) -> list[ledger_service_pb2.Account]:
         request = ledger_service_pb2.ListAccountsRequest(owner_id=place.owner_id, page_size=_PAGE_SIZE)

@@ -10,6 +10,7 @@ from paykit.settings import Count, Seconds, Section, ServiceSettings
 from recon.matching import BreakType
 from recon.repair import RepairRules
 from recon.rules import Rules
+from recon.statements.settings import StatementsSettings
 
 _OWNERS = {
     BreakType.MISSING_FIRST: "payment-operations",
@@ -70,17 +71,24 @@ class ReconSettings(ServiceSettings):
     """The section ``[recon]``."""
 
     window_s: Seconds = 30.0  # how long a side may be silent before it is asked
+    expected_s: Seconds = 60.0  # how long nobody may speak of what was sent before it is asked about; doubles with each
+    expected_max_s: Seconds = 3600.0
+    gather_s: Seconds = 2.0  # how long an event waits for others of its payment, where more are expected
+    gather_max: Count = 4096  # events that wait at once
     ask: AskSettings = AskSettings()
     owners: dict[BreakType, str] = Field(
         default_factory=dict
     )  # who looks after breaks of a type, where it is not the default
     repairs: RepairSettings = RepairSettings()
+    statements: StatementsSettings = StatementsSettings()
     gauge_interval_s: Seconds = 15.0  # how often the gauges are refreshed
 
     def rules(self) -> Rules:
         """As decisions take them."""
         return Rules(
             window_ms=int(self.window_s * 1000),
+            expected_ms=int(self.expected_s * 1000),
+            expected_max_ms=int(self.expected_max_s * 1000),
             ask_delay_ms=int(self.ask.delay_s * 1000),
             ask_delay_max_ms=int(self.ask.delay_max_s * 1000),
             no_answer_age_ms=int(self.ask.no_answer_age_s * 1000),

@@ -11,19 +11,28 @@ from sqlalchemy.exc import DBAPIError
 
 from paykit.errors import Unavailable
 from paykit.store.store import Store
-from recon.matching import BreakState
+from recon.matching import BreakState, MatchState
+from recon.sides import counts_in
 from recon.tables import Break, Match
 
 _match = Match.__table__.c
 _break = Break.__table__.c
 
-# An index-only scan of (kind, state): for people who ask, not for a gauge.
-_COUNTS = select(_match.kind, _match.state, func.count()).group_by(_match.kind, _match.state)
-# Ranges of ix_recon_match_due_at_ms and ix_recon_break_state_id: as long as there are unmatched rows and open breaks.
+# A scan of the table: for people who ask, not for a gauge.
+_COUNTS = select(_match.pair_counts, _match.waiting_counts, _match.broken_counts, func.count()).group_by(
+    _match.pair_counts, _match.waiting_counts, _match.broken_counts
+)
+# Ranges of ix_recon_payment_due_at_ms and ix_recon_break_state_id: as long as there are unmatched rows and open breaks.
 _UNMATCHED = (
-    select(_match.kind, func.count(), func.min(func.coalesce(_match.first_seen_at_ms, _match.second_seen_at_ms)))
+    select(
+        _match.waiting_counts,
+        _match.currency,
+        func.count(),
+        func.sum(_match.waiting_minor),
+        func.min(_match.waiting_since_ms),
+    )
     .where(_match.due_at_ms.is_not(None))
-    .group_by(_match.kind)
+    .group_by(_match.waiting_counts, _match.currency)
 )
 _OPEN = (
     select(_break.type, _break.currency, func.count(), func.sum(_break.amount_minor))
@@ -42,29 +51,37 @@ class OpenBreaks(NamedTuple):
 
 
 class Unmatched(NamedTuple):
-    """The matches of one kind whose silent side is still to be asked."""
+    """What waits for its other side."""
 
-    kind: str
-    match_count: int
-    oldest_seen_at_ms: int | None
+    pair_counts: dict[str, int]  # by kind
+    minor: dict[str, int]  # by currency
+    oldest_ms: dict[str, int]  # by kind: of the oldest row that has one, by the clock of the service that told of it
 
 
 async def counts(store: Store, mode: str) -> dict[tuple[str, str], int]:
-    """How many matches there are, by (kind, state)."""
+    """How many pairs there are, by (kind, state)."""
     result: dict[tuple[str, str], int] = {}
-    for kind, state, count in await _everywhere(store, mode, _COUNTS):
-        result[kind, state] = result.get((kind, state), 0) + count
+    for pairs, waiting, broken, rows in await _everywhere(store, mode, _COUNTS):
+        in_state = {MatchState.WAITING: counts_in(waiting), MatchState.BROKEN: counts_in(broken)}
+        for kind, count in counts_in(pairs).items():
+            others = {state: found.get(kind, 0) for state, found in in_state.items()}
+            for state, part in {MatchState.MATCHED: count - sum(others.values()), **others}.items():
+                if part:
+                    result[kind, state.value] = result.get((kind, state.value), 0) + part * rows
     return result
 
 
-async def unmatched(store: Store, mode: str) -> list[Unmatched]:
-    """What waits, by kind."""
-    result: dict[str, Unmatched] = {}
-    for kind, count, seen_at_ms in await _everywhere(store, mode, _UNMATCHED):
-        before = result.get(kind, Unmatched(kind, 0, None))
-        ages = [ms for ms in (before.oldest_seen_at_ms, seen_at_ms) if ms is not None]
-        result[kind] = Unmatched(kind, before.match_count + count, min(ages, default=None))
-    return list(result.values())
+async def unmatched(store: Store, mode: str) -> Unmatched:
+    """What waits."""
+    found = Unmatched({}, {}, {})
+    for waiting, currency, rows, amount_minor, since_ms in await _everywhere(store, mode, _UNMATCHED):
+        kinds = {kind: count for kind, count in counts_in(waiting).items() if count}
+        for kind, count in kinds.items():
+            found.pair_counts[kind] = found.pair_counts.get(kind, 0) + count * rows
+            found.oldest_ms[kind] = min(found.oldest_ms.get(kind, since_ms), since_ms)
+        if kinds:
+            found.minor[currency] = found.minor.get(currency, 0) + int(amount_minor)  # SUM is a DECIMAL on MariaDB
+    return found
 
 
 async def open_breaks(store: Store, mode: str) -> list[OpenBreaks]:

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
-from paykit.store.row import Blob, Code, Id, LongText, Millis, Minor, Name, Row, Small, Title, mapped
+from paykit.store.row import Blob, Code, Id, LongName, LongText, Millis, Minor, Name, Row, Small, Title, mapped
 
 metadata = MetaData()
 
 
-@mapped(metadata, "recon_match", unique=["match_key"], index=[("due_at_ms",), ("biz_id",), ("kind", "state")])
+@mapped(metadata, "recon_payment", index=[("due_at_ms",)])
 class Match(Row, frozen=True, kw_only=True):
-    """Two records that must agree ("mat_…").
+    """All that must agree about one payment ("mat_…"; the rest of the id is that of the payment's).
 
-    A side is what one service said, with the time it was first heard; None until it said so. An amount of zero says
-    that nothing was moved. The unknown side is the amount of a channel order whose outcome nobody knows yet.
+    ``sides`` has the pairs of records that are compared, and the records that were heard of; the columns say of them
+    what is asked for over many rows. Counts are of pairs by kind, "1.1.2.0" in the order of matching.REAL_TIME, empty
+    where there are none.
     """
 
-    match_key: Name  # "KIND/key", see recon.matching.match_key
-    kind: Code  # a MatchKind
     biz_id: Id
-    payment_id: Id  # the payment both records belong to
-    source_id: Name  # what the payment was made for; empty where it was not heard
-    state: Code  # a MatchState
-    first_amount_minor: Minor | None
-    first_currency: Code | None
-    first_seen_at_ms: Millis | None
-    second_amount_minor: Minor | None
-    second_currency: Code | None
-    second_seen_at_ms: Millis | None
-    unknown_amount_minor: Minor | None
-    unknown_currency: Code | None
-    unknown_seen_at_ms: Millis | None
-    conflict: Small  # 1 where one side said two different amounts
-    due_at_ms: Millis | None  # when the side that is silent is asked
-    ask_count: Small  # how often it was asked since the window opened
-    break_id: Id | None  # the break of this match as it stands
-    mismatch_break_id: Id | None  # the last break that a provider's contradiction opened
-    context: Blob  # paykit.context.pack
+    state: Code  # a MatchState: the worst of its pairs
+    currency: Code
+    pair_counts: Name
+    waiting_counts: Name
+    broken_counts: Name
+    waiting_minor: Minor  # the sum of what waits for its other side
+    waiting_since_ms: Millis | None  # the oldest of it, by the clock of the service that told of it
+    due_at_ms: Millis | None  # when a silent side is asked
+    context: Blob  # paykit.context.pack; empty while nothing is due
+    sides: Blob  # recon.sides.Sides
+
+    @property
+    def payment_id(self) -> str:
+        """The payment."""
+        return "pay" + self.id[3:]
 
 
 @mapped(metadata, "recon_break", index=[("state", "id"), ("biz_id",), ("match_key",)])
@@ -66,7 +62,14 @@ class Break(Row, frozen=True, kw_only=True):
 
 
 @mapped(
-    metadata, "recon_order", index=[("channel", "business_date", "id"), ("provider_reference",), ("instruction_id",)]
+    metadata,
+    "recon_order",
+    index=[
+        ("channel", "business_date", "id"),
+        ("provider_reference",),
+        ("instruction_id",),
+        ("channel", "settlement", "business_date"),
+    ],
 )
 class RecordedOrder(Row, frozen=True, kw_only=True):
     """A channel order that ended, as its events told. Its id is the channel order's own ("chn_…")."""
@@ -123,3 +126,80 @@ class Repair(Row, frozen=True, kw_only=True):
     decided_at_ms: Millis | None
     sent_at_ms: Millis | None
     finished_at_ms: Millis | None
+
+
+@mapped(
+    metadata,
+    "statement",
+    unique=["file_key", "active_key"],
+    index=[("channel", "business_date"), ("due_at_ms",), ("biz_id",)],
+)
+class Statement(Row, frozen=True, kw_only=True):
+    """One imported file of a provider ("stm_…"), on the slot of its channel."""
+
+    biz_id: Id
+    channel: Name
+    account: Name  # the one it must be of; empty where the file names several
+    format: Code  # a recon.statements.model.Format
+    business_date: Code  # "2026-11-29": the day it is of
+    state: Code  # a StatementState
+    file_name: Title
+    file_digest: Name  # SHA-256 in hexadecimal
+    file_key: LongName  # "channel/digest": one file is imported once; its own id once it was abandoned
+    active_key: LongName  # the channel while it is being imported, so that one is at a time; its own id afterwards
+    size_bytes: Millis
+    line_count: Millis  # those it brought
+    known_line_count: Millis  # those that were there already, or told twice
+    replaces_id: Id  # the one it corrects; empty where it corrects none
+    replaced_by_id: Id
+    revision: Small  # how many corrections came before it; part of the ids of its lines
+    matched_slot: Small  # up to which its lines are matched; -1 at first
+    due_at_ms: Millis | None  # when it is somebody else's to go on with, or what is missing here is looked for again
+    context: Blob  # paykit.context.pack
+    created_at_ms: Millis
+    finished_at_ms: Millis | None
+
+
+@mapped(metadata, "statement_balance", index=[("statement_id",), ("account_key", "to_date")])
+class StatementBalance(Row, frozen=True, kw_only=True):
+    """What a file tells of one account in one currency ("stb_…"), on the slot of its statement."""
+
+    statement_id: Id
+    account_key: LongName  # "channel/account/currency"
+    account: Name
+    currency: Code
+    opening_minor: Minor | None
+    closing_minor: Minor | None
+    from_date: Code  # of its lines and balances
+    to_date: Code
+
+
+@mapped(
+    metadata,
+    "statement_line",
+    index=[("statement_id", "slot", "match_ref"), ("match_ref",), ("channel", "business_date")],
+)
+class StatementLine(Row, frozen=True, kw_only=True):
+    """One line of a statement ("stl_…"), on the slot of the order that it names.
+
+    The id is made of what the line is known by (channel, account, the provider's id of it; where there is none, what it
+    says and the how-manieth that says so): the same line is the same row. A line is not changed but for its state and
+    what it was found to differ in.
+    """
+
+    statement_id: Id
+    channel: Name
+    account: Name
+    line_no: Millis  # in its file, from 1
+    provider_line_id: Name  # empty where the format has none
+    kind: Code  # a recon.statements.model.LineKind
+    match_ref: Id  # the channel order it names; its own id where it names none
+    provider_reference: Name
+    amount_minor: Minor  # what the account gained
+    fee_minor: Minor  # that the line tells itself
+    currency: Code
+    business_date: Code
+    is_reversal: Small  # 1 where it takes another line back
+    state: Code  # a LineState
+    difference: Code  # a BreakType; empty where it agrees, is of no order, or is not matched yet
+    break_id: Id | None  # the last break it was in

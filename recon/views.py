@@ -9,7 +9,8 @@ from paymesh.common.v1 import money_pb2
 from paymesh.event.v1 import events_pb2
 from paymesh.recon.v1 import break_pb2
 from recon.matching import BreakState, BreakType, MatchKind, shared_id
-from recon.tables import Break, Match
+from recon.pair import Pair, Said
+from recon.tables import Break
 
 KINDS = {kind.value: break_pb2.MatchKind.Value(f"MATCH_KIND_{kind}") for kind in MatchKind}
 TYPES = {type_.value: break_pb2.BreakType.Value(f"BREAK_TYPE_{type_}") for type_ in BreakType}
@@ -53,23 +54,23 @@ def break_to_event(row: Break) -> events_pb2.BreakEvent:
     return events_pb2.BreakEvent(**{"break": break_to_proto(row)})  # a keyword of Python
 
 
-def describe(match: Match) -> str:
-    """What both sides of a match say, for people: ``the trade: 10.00 EUR; the payment: nothing``."""
-    first, second = _SPEAKERS[MatchKind(match.kind)]
-    parts = [
-        f"{first}: {_said(match.first_amount_minor, match.first_currency)}",
-        f"{second}: {_said(match.second_amount_minor, match.second_currency)}",
-    ]
-    if match.second_amount_minor is None and match.unknown_amount_minor is not None:
-        parts.append(f"outcome unknown of {_said(match.unknown_amount_minor, match.unknown_currency)}")
-    if match.conflict:
+def describe(pair: Pair) -> str:
+    """What both sides of a pair say, for people: ``the trade: 10.00 EUR; the payment: nothing``."""
+    first, second = _SPEAKERS[MatchKind(pair.kind)]
+    parts = [f"{first}: {_said(pair.first)}", f"{second}: {_said(pair.second)}"]
+    if pair.second is None and pair.unknown is not None:
+        parts.append(f"outcome unknown of {_said(pair.unknown)}")
+    elif pair.second is None and pair.expected is not None:
+        parts.append(f"sent: {_said(pair.expected)}")
+    if pair.conflict:
         parts.append("one side said two different amounts; the larger is shown")
     return "; ".join(parts)
 
 
-def _said(amount_minor: int | None, currency: str | None) -> str:
-    if amount_minor is None or currency is None:
+def _said(said: Said | None) -> str:
+    if said is None:
         return "nothing"
+    amount_minor, currency = said.amount_minor, said.currency
     if amount_minor == 0:
         return "not done"
     return format_minor(amount_minor, currency) if is_currency(currency) else f"{amount_minor} minor {currency!r}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
 import structlog
@@ -14,6 +15,8 @@ from channel_gateway.channels.base import (
     NotificationInvalid,
     NotificationIrrelevant,
     ReceivedNotification,
+    StatementNotReady,
+    StatementUnreadable,
     WithoutStatements,
 )
 from channel_gateway.channels.signed_json_answer_settings import StatusMeaning
@@ -23,6 +26,7 @@ from channel_gateway.channels.signed_json_keys import Sign, Verify, signing_key,
 from channel_gateway.channels.signed_json_requests import Call, CallMaker, ReferenceMissing
 from channel_gateway.channels.signed_json_settings import (
     QUERY,
+    CallSettings,
     SignedJsonAccountSettings,
     SignedJsonChannelSettings,
 )
@@ -35,6 +39,7 @@ from paykit.clock import Clock, SystemClock
 log = structlog.get_logger(__name__)
 
 PROVIDER_REFERENCE_MISSING = "PROVIDER_REFERENCE_MISSING"
+STATEMENT_PATIENCE_S = 60.0  # between two pieces of a statement
 
 _NONCE_BYTES = 16
 _NO_REFERENCE = ProviderResult(status=ResultStatus.FAILED, failure_reason=PROVIDER_REFERENCE_MISSING)
@@ -63,7 +68,7 @@ class SignedJsonChannel(WithoutStatements):
         self._settings = settings
         self._clock = clock or SystemClock()
         base = URL(account.base_url)
-        self._origin = base.origin()
+        self._origin = str(base.origin())
         where = name if livemode else f"{name}.shadow"
         sign = _signing(settings, account, where)
         base_path = base.raw_path.rstrip("/")
@@ -76,6 +81,11 @@ class SignedJsonChannel(WithoutStatements):
             form = settings.answers.merged(settings.notifications)
             self._notification_reader = Reader(form, reasons, amounts, livemode=livemode)
             self._notification_verifier = _verifier(settings, account, settings.notifications.signature, where)
+        self._statement = settings.statement
+        if settings.statement is not None:
+            self.statement_format = settings.statement.format
+            day = CallSettings.model_construct(method="GET", path=settings.statement.path, headers={}, body={})
+            self._statement_maker = CallMaker(settings, account, day, sign, base_path)
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -145,14 +155,34 @@ class SignedJsonChannel(WithoutStatements):
             return UNKNOWN
         return self._result(name, status, headers, body, order, nonce)
 
+    async def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
+        assert self._session is not None, "the channel is not started"
+        assert self._statement is not None
+        call = self._statement_maker.make_for_day(date, self._clock.now_ms(), secrets.token_hex(_NONCE_BYTES))
+        patience = aiohttp.ClientTimeout(sock_connect=self._settings.connect_timeout_s, sock_read=STATEMENT_PATIENCE_S)
+        try:
+            async with self._session.get(
+                self._url(call), headers=call.headers, allow_redirects=False, timeout=patience
+            ) as response:
+                if response.status in self._statement.not_ready_statuses:
+                    raise StatementNotReady
+                if response.status != 200 or not _is_plain(response):
+                    raise StatementUnreadable(f"answered with {response.status}")
+                async for piece in response.content.iter_any():
+                    yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise StatementUnreadable(_name(error)) from None
+
+    def _url(self, call: Call) -> URL:
+        """Encoded already: what is sent is what was signed."""
+        return URL(self._origin + call.target, encoded=True)
+
     async def _exchange(self, call: Call) -> tuple[int, Mapping[str, str], bytes]:
         assert self._session is not None, "the channel is not started"
-        # Encoded already: what is sent is what was signed.
-        url = URL(str(self._origin) + call.target, encoded=True)
         async with self._session.request(
-            call.method, url, data=call.body, headers=call.headers, allow_redirects=False
+            call.method, self._url(call), data=call.body, headers=call.headers, allow_redirects=False
         ) as response:
-            if response.headers.get("Content-Encoding", "identity") != "identity":
+            if not _is_plain(response):
                 response.close()
                 raise _AnswerUnusable
             body = bytearray()
@@ -213,6 +243,10 @@ def _verifier(
         named = f"{where}.notification_keys.{key_id}"
         keys[key_id] = verifying_key(signature.scheme, secret.read(), signature.secret_encoding, named)
     return Verifier(signature, keys, account.merchant_id, settings.time_format, settings.utc_offset_minutes)
+
+
+def _is_plain(response: aiohttp.ClientResponse) -> bool:
+    return response.headers.get("Content-Encoding", "identity") == "identity"
 
 
 def _name(error: Exception) -> str:

@@ -134,14 +134,18 @@ class Reader:
             if mode is not self._livemode:
                 raise DocumentInvalid("of the other mode")
         amount_minor, said_currency = None, None
+        merchant = _text_at(document, form.merchant, _MERCHANT) or None
         if meaning is Meaning.SUCCEEDED:
             amount_minor, said_currency = self._amount(document)
+            if form.merchant and merchant is None:
+                raise DocumentInvalid("without a merchant")
         return ProviderResult(
             status=_STATUSES[meaning],
             provider_reference=_text_at(document, form.provider_reference, _REFERENCE),
             failure_reason=self._reason(document, PROVIDER_DECLINED) if meaning is Meaning.FAILED else "",
             amount_minor=amount_minor,
             currency=said_currency,
+            merchant=merchant,
         )
 
     def _amount(self, document: Any) -> tuple[int | None, str | None]:

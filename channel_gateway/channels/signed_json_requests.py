@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -51,7 +52,7 @@ class CallMaker:
     ) -> None:
         """``base_path``: the path of the base URL, which is signed as a part of the request's."""
         self._settings = settings
-        self._call = call
+        self._method = call.method
         self._sign = sign
         self._signature = settings.request_signature
         self._signed = None if self._signature is None else parse(self._signature.signed)
@@ -69,22 +70,31 @@ class CallMaker:
     def make(self, order: ChannelOrder, now_ms: int, nonce: str) -> Call:
         """The call for ``order``; ReferenceMissing."""
         values = self._values(order, now_ms, nonce)
+        return self._call(values, self._document(values, order))
+
+    def make_for_day(self, date: datetime.date, now_ms: int, nonce: str) -> Call:
+        """The call for the statement of ``date``, without the headers that name an order."""
+        at = time_text(now_ms, self._settings.time_format, self._settings.utc_offset_minutes)
+        return self._call(self._of_account | {"date": date.isoformat(), "timestamp": at, "nonce": nonce}, {})
+
+    def _call(self, values: dict[str, str], body: dict[str, Any]) -> Call:
         target = self._base_path + self._target(values)
-        body = self._document(values, order)
         content = build_document(body) if body else None
         if self._signature is not None:
             assert self._signed is not None
             assert self._sign is not None
-            parts = values | {"method": self._call.method, "path": target}
+            parts = values | {"method": self._method, "path": target}
             data = signed_bytes(self._signed, parts, content or b"", self._signature.unsigned_fields)
             signature = encode_signature(self._sign(data), self._signature.encoding)
             if self._signature.field:
                 content = build_document(body | {self._signature.field: signature})
-            values["signature"] = signature
-        headers = {name: form.render(values | self._secrets) for name, form in self._headers.items()}
+            values |= {"signature": signature}
+        values |= self._secrets
+        forms = self._headers.items()
+        headers = {name: form.render(values) for name, form in forms if values.keys() >= set(form.names)}
         if content is not None:
             headers["Content-Type"] = _JSON
-        return Call(method=self._call.method, target=target, headers=headers, body=content)
+        return Call(method=self._method, target=target, headers=headers, body=content)
 
     def _values(self, order: ChannelOrder, now_ms: int, nonce: str) -> dict[str, str]:
         form, offset = self._settings.time_format, self._settings.utc_offset_minutes

@@ -20,7 +20,13 @@ from channel_gateway.channels.signed_json_amounts import AmountFormat
 from channel_gateway.channels.signed_json_answer_settings import AnswerSettings, FailureReason, NotificationSettings
 from channel_gateway.channels.signed_json_document import JsonPath, colliding
 from channel_gateway.channels.signed_json_signature_settings import ProviderSignatureSettings, RequestSignatureSettings
-from channel_gateway.channels.signed_json_templates import BodyTemplate, HeaderTemplate, PathTemplate, parse
+from channel_gateway.channels.signed_json_templates import (
+    BodyTemplate,
+    HeaderTemplate,
+    PathTemplate,
+    StatementPathTemplate,
+    parse,
+)
 from channel_gateway.channels.signed_json_times import TimeFormat
 from paykit.settings import Section
 
@@ -30,7 +36,7 @@ _KINDS = "CHARGE|REFUND|PAYOUT|AUTHORIZE|CAPTURE|VOID"
 CallName = Annotated[str, StringConstraints(pattern=rf"^(QUERY|(QUERY_)?({_KINDS}))$")]
 QUERY = "QUERY"
 
-_BASE_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_.~-]+)*/?")
+_BASE_URL = re.compile(r"https?:/{2}[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_.~-]+)*/?")
 # Which placeholders name an earlier order: what goes back to, or on with, it has to carry one.
 _ORIGINAL = frozenset({"original_order_id", "original_provider_reference"})
 _FOLLOWING = frozenset({"REFUND", "CAPTURE", "VOID"})
@@ -53,7 +59,7 @@ class SignedJsonAccountSettings(ProviderAccountSettings):
     @classmethod
     def _is_http(cls, base_url: str) -> str:
         if _BASE_URL.fullmatch(base_url) is None:
-            raise ValueError("needs the form http(s)://host[:port][/path], without a query")
+            raise ValueError("needs http or https, a host, and no more than a port and a path")
         return base_url
 
     @field_validator("values")
@@ -102,6 +108,21 @@ class CallSettings(Section):
             yield from parse(text).names
 
 
+class StatementSettings(Section):
+    """How a day's statement is asked for: a GET, with the headers of every call that need no order, signed likewise."""
+
+    format: Literal["csv", "camt053", "mt940"]
+    path: StatementPathTemplate  # {date}: 2026-11-29
+    not_ready_statuses: frozenset[Annotated[int, Field(ge=400, le=499)]] = frozenset({404})
+
+    @field_validator("path")
+    @classmethod
+    def _names_the_day(cls, path: str) -> str:
+        if "date" not in parse(path).names:
+            raise ValueError("carries no {date}")
+        return path
+
+
 class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
     """A channel that needs no code: a bank or wallet whose calls, answers and notifications are described.
 
@@ -122,6 +143,7 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
     answers: AnswerSettings
     failure_reasons: dict[str, FailureReason] = Field(default_factory=dict, max_length=500)
     notifications: NotificationSettings | None = None  # None: the provider sends none
+    statement: StatementSettings | None = None  # None: it hands none over
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +166,7 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
         for problem in (
             *self._problems_of_calls(),
             *self._problems_of_signatures(),
+            *self._problems_of_statements(),
             *self._problems_of_answers(),
             *self._problems_of_accounts(),
         ):
@@ -211,6 +234,16 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
             if not call.body and "path" not in parse(signature.signed).names:
                 yield f"calls.{name}: nothing of it is signed"
 
+    def _problems_of_statements(self) -> Iterator[str]:
+        signature = self.request_signature
+        if self.statement is None or signature is None:
+            return
+        signed = parse(signature.signed).names
+        if signature.field or "path" not in signed:
+            yield "statement: a GET has no body, and request_signature signs nothing else of it"
+        if "order_id" in signed:
+            yield "statement: request_signature signs an {order_id}, and a statement is of no order"
+
     def _problems_of_answers(self) -> Iterator[str]:
         for name in self.calls:
             for problem in self.form_of(name).problems(self.amount_format):
@@ -222,6 +255,7 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
 
     def _problems_of_accounts(self) -> Iterator[str]:
         templates = [*self.headers.values(), *(t for c in self.calls.values() for t in (c.path, *c.headers.values()))]
+        templates += [] if self.statement is None else [self.statement.path]
         templates += [text for call in self.calls.values() for text in call.body.values() if isinstance(text, str)]
         names = {name for text in templates for name in parse(text).names}
         signed = set() if self.request_signature is None else set(parse(self.request_signature.signed).names)

@@ -23,6 +23,7 @@ _OF_ORDER = frozenset(
     {"order_id", "provider_reference", "original_order_id", "original_provider_reference", "payment_id", "merchant_id"}
 )
 IN_PATH = _OF_ORDER | {"values."}
+IN_STATEMENT_PATH = frozenset({"date", "merchant_id", "values."})
 IN_BODY = IN_PATH | {"amount", "currency", "token", "created", "timestamp", "nonce", "key_id"}
 IN_HEADER = IN_PATH | {"created", "timestamp", "nonce", "key_id", "signature", "secrets."}
 _BODIES = frozenset({"body", "body_sha256_hex", "body_sha256_base64", "sorted_fields"})
@@ -146,9 +147,9 @@ def _signature_header(text: str) -> str:
 
 _Text = Annotated[str, StringConstraints(max_length=TEXT_LENGTH_MAX)]
 # Of a path all that stands between placeholders goes as it is: it is what URLs may hold, percent-encoded already.
-PathTemplate = Annotated[
-    str, StringConstraints(max_length=TEXT_LENGTH_MAX, pattern=r"^/[A-Za-z0-9_.~/?&=%:@,;+{}-]*$"), _of(IN_PATH)
-]
+_Path = Annotated[str, StringConstraints(max_length=TEXT_LENGTH_MAX, pattern=r"^/[A-Za-z0-9_.~/?&=%:@,;+{}-]*$")]
+PathTemplate = Annotated[_Path, _of(IN_PATH)]
+StatementPathTemplate = Annotated[_Path, _of(IN_STATEMENT_PATH)]
 HeaderTemplate = Annotated[
     str, StringConstraints(min_length=1, max_length=TEXT_LENGTH_MAX, pattern=r"^[ -~]*$"), _of(IN_HEADER)
 ]

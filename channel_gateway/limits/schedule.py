@@ -123,6 +123,8 @@ class Schedule(Generic[T]):
 
     def force(self, forced: Mapping[str, Forced], now_ns: int) -> None:
         """What people say now: by merchant, or CHANNEL. Whoever is not named is not forced."""
+        if forced == self._forced:
+            return
         self._forced = dict(forced)
         self.channel.breaker.force(self._forced.get(CHANNEL), now_ns)
         for merchant, scope in self._merchants.items():

@@ -20,7 +20,7 @@ from pay_core.tables import (
 )
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord
-from recon.tables import Break, Repair
+from recon.tables import Break, Repair, Statement
 from trade_core.tables import PayAttempt, Trade
 
 AUDITED: tuple[type[Row], ...] = (
@@ -41,6 +41,7 @@ AUDITED: tuple[type[Row], ...] = (
     ChannelOverride,
     Break,
     Repair,
+    Statement,
 )
 
 

@@ -9,7 +9,9 @@ from pay_core.tables import Instruction, Payment
 from paykit.ids import is_id
 from paykit.store.system import DeadLetter, Outbox
 from recon.matching import MatchKind, MatchState, match_key
-from recon.tables import Break, Match
+from recon.pair import Pair
+from recon.sides import pack, pairs_of, unpack
+from recon.tables import Break, Match, RecordedOrder
 from trade_core.tables import PayAttempt
 
 GRACE_MS = 5_000  # an acknowledgement is written in bulk, a while after it came
@@ -56,7 +58,7 @@ def attempts_have_one_payment(world: Slice, tally: Tally) -> None:
 
 def events_reach_recon(world: Slice, tally: Tally) -> None:
     """Whatever was moved is MATCHED in recon, or stands in a break."""
-    matches = {match.match_key: match for match in world.rows(Match)}
+    matches = {match.payment_id: pairs_of(match) for match in world.rows(Match)}
     breaks = {row.id for row in world.rows(Break)}
     for payment in world.rows(Payment):
         if payment.state not in ("SUCCEEDED", "FAILED"):
@@ -72,10 +74,10 @@ def events_reach_recon(world: Slice, tally: Tally) -> None:
             wanted.append((MatchKind.TRADE_PAY, payment.id))
         for kind, id_ in wanted:
             tally.count()
-            match = matches.get(match_key(kind, id_))
-            if match is not None and _is_settled(match, breaks):
+            pair = matches.get(payment.id, {}).get(match_key(kind, id_))
+            if pair is not None and _is_settled(pair, breaks):
                 continue
-            state = "nowhere" if match is None else match.state
+            state = "nowhere" if pair is None else pair.state
             tally.expect(world.may_lag(since_ms, id_, payment.id), id_, f"{kind} is {state} in recon")
 
 
@@ -89,10 +91,40 @@ def _kinds(world: Slice, instruction: Instruction) -> list[MatchKind]:
     return kinds
 
 
-def _is_settled(match: Match, breaks: set[str]) -> bool:
-    if match.state == MatchState.BROKEN:
-        return match.break_id in breaks
-    return match.state == MatchState.MATCHED
+def _is_settled(pair: Pair, breaks: set[str]) -> bool:
+    if pair.state == MatchState.BROKEN:
+        return pair.break_id in breaks
+    return pair.state == MatchState.MATCHED
+
+
+def matches_say_what_they_hold(world: Slice, tally: Tally) -> None:
+    """The columns of a match, by which it is found, counted and asked about, are what its pairs come to."""
+    for match in world.rows(Match):
+        tally.count()
+        again = pack(match, unpack(match), match.context)
+        names = [name for name in match.__columns__ if getattr(again, name) != getattr(match, name)]
+        tally.expect(not names, match.id, f"its pairs say otherwise than its columns: {names}")
+
+
+def orders_are_recorded(world: Slice, tally: Tally) -> None:
+    """Each channel order that ended stands in recon as it ended: that is what statements are matched with."""
+    recorded = {row.id: row for row in world.rows(RecordedOrder)}
+    for order in world.rows(ChannelOrder):
+        if order.state not in ("SUCCEEDED", "FAILED"):
+            continue
+        tally.count()
+        row = recorded.get(order.id)
+        if row is None:
+            lags = world.may_lag(order.finished_at_ms or order.created_at_ms, order.id, order.payment_id)
+            tally.expect(lags, order.id, f"{order.state}, and recon has no row of it")
+            continue
+        moved_minor = order.settled_minor or order.amount_minor
+        is_so = (row.state, row.amount_minor, row.currency) == (order.state, moved_minor, order.currency)
+        tally.expect(
+            is_so or world.is_explained(order.id, order.payment_id),
+            order.id,
+            f"{order.state} {moved_minor} {order.currency}, but {row.state} {row.amount_minor} {row.currency} in recon",
+        )
 
 
 def no_dead_letters(world: Slice, tally: Tally) -> None:
@@ -119,4 +151,6 @@ INVARIANTS = (
     Invariant("6d", "a provider's reference names one order", "references", orders_are_unique),
     Invariant("6e", "what moved is matched in recon", "matches due", events_reach_recon),
     Invariant("6f", "no dead letter is open", "dead letters", no_dead_letters),
+    Invariant("6g", "a match says what its pairs say", "matches", matches_say_what_they_hold),
+    Invariant("6h", "channel orders stand in recon", "channel orders", orders_are_recorded),
 )

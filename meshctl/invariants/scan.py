@@ -15,6 +15,7 @@ from meshctl.invariants.world import BizUse, Flaw, Leg, Listed, Named, decode_ch
 from pay_core.tables import Journal
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox
+from recon.tables import Match
 from trade_core.tables import MerchantTrade
 
 _ID = re.compile(rb"[a-z]{3}_[0-9a-hjkmnp-tv-z]{26}")
@@ -88,8 +89,12 @@ def lightened(row: Row) -> Row:
 
 @lru_cache(maxsize=64)
 def _heavy(row_type: type[Row]) -> dict[str, bytes]:
-    """The columns of bytes, empty."""
-    return {column.name: b"" for column in row_type.__table__.columns if isinstance(column.type, LargeBinary)}
+    """The columns of bytes, empty; but for what a match holds, which is looked at."""
+    return {
+        column.name: b""
+        for column in row_type.__table__.columns
+        if isinstance(column.type, LargeBinary) and column is not Match.__table__.c.sides
+    }
 
 
 def _bookings(row: Journal) -> _Bookings | None:

@@ -23,7 +23,8 @@ from paykit.store.command import Change
 from paykit.store.row import Row
 from recon.matching import BREAK, MATCH
 from recon.repair import REPAIR
-from recon.tables import Break, Match, Repair
+from recon.statements.states import STATEMENT
+from recon.tables import Break, Match, Repair, Statement
 from trade_core.tables import PayAttempt, Trade
 from trade_core.trade import ATTEMPT, TRADE
 
@@ -42,6 +43,7 @@ MACHINES: Mapping[type[Row], StateMachine[Any]] = {
     ChannelDoubt: DOUBT,
     Break: BREAK,
     Repair: REPAIR,
+    Statement: STATEMENT,
     Match: MATCH,
 }
 

@@ -38,7 +38,7 @@ from paykit.ids import SLOT_COUNT, is_id, slot_in
 from paykit.store.command import Change
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox, ShardEpoch
-from recon.tables import Break, Match, RecordedOrder, Repair
+from recon.tables import Break, Match, RecordedOrder, Repair, Statement, StatementBalance, StatementLine
 from trade_core.tables import Compensation as TradeCompensation
 from trade_core.tables import MerchantTrade, PayAttempt, Trade, TradeLine, TradeRelation
 
@@ -46,7 +46,16 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 SYSTEM_TABLES: tuple[type[Row], ...] = (CommandRecord, Outbox, DeadLetter, ShardEpoch)
 TABLES: Mapping[str, tuple[type[Row], ...]] = {
-    "recon": (Match, Break, RecordedOrder, Repair, *SYSTEM_TABLES),
+    "recon": (
+        Match,
+        Break,
+        RecordedOrder,
+        Repair,
+        Statement,
+        StatementBalance,
+        StatementLine,
+        *SYSTEM_TABLES,
+    ),
     "trade_core": (Trade, TradeLine, TradeRelation, PayAttempt, MerchantTrade, TradeCompensation, *SYSTEM_TABLES),
     "pay_core": (
         Account,
@@ -252,10 +261,7 @@ class Slice:
     @cached_property
     def explained(self) -> frozenset[str]:
         """Ids that an open break names: of the shared record, and of the payment and channel order it belongs to."""
-        found = [row for row in self.rows(Break) if row.state == "OPEN"]
-        open_keys = {row.match_key for row in found}
-        payments = {row.payment_id for row in self.rows(Match) if row.match_key in open_keys}
-        return frozenset(payments).union(*(named_by_break(row) for row in found))
+        return frozenset().union(*(named_by_break(row) for row in self.rows(Break) if row.state == "OPEN"))
 
     @cached_property
     def repairs(self) -> dict[str, Repair]:

@@ -15,6 +15,7 @@ from paykit.context import MODES, BusinessContext
 from paykit.errors import FailedPrecondition, InvalidArgument, NotFound
 from paykit.events.bus import Bus, Rejected
 from paykit.events.dead_letters import OpenDeadLetter
+from paykit.events.gathering import Gather, Gatherer
 from paykit.events.message import Delivery, Message, Subscription, from_headers
 from paykit.ids import is_id, slot_in, slot_of
 from paykit.store.command import Command
@@ -41,6 +42,7 @@ class Consumer(msgspec.Struct, frozen=True):
     to_command: ToCommand
     max_deliveries: int = 10
     max_in_flight: int = 256
+    gather: Gather | None = None  # the commands are Mergeable (or not: then they do not wait), and held for a moment
 
 
 class ConsumerRunner:
@@ -50,6 +52,19 @@ class ConsumerRunner:
         self._store = store
         self._bus = bus
         self._consumers = {consumer.name: consumer for consumer in consumers}
+        self._gatherers = {
+            consumer.name: Gatherer(self._run, consumer.gather)
+            for consumer in self._consumers.values()
+            if consumer.gather is not None
+        }
+
+    def drain(self) -> None:
+        """Carries out what is held back to be carried out with others, and holds back nothing more."""
+        for gatherer in self._gatherers.values():
+            gatherer.drain()
+
+    async def _run(self, command: Command[Any]) -> None:
+        await self._store.run(command)
 
     async def start(self) -> None:
         """Begins to take messages; the bus ends it when it stops."""
@@ -89,7 +104,12 @@ class ConsumerRunner:
         with business.use(context):
             try:
                 command = consumer.to_command(context, message_id, subject, body)
-                if command is not None:
+                if command is None:
+                    return
+                gatherer = self._gatherers.get(consumer.name)
+                if gatherer is not None and hasattr(command, "merge_key"):
+                    await gatherer.run(command)
+                else:
                     await self._store.run(command)
             except (InvalidArgument, DecodeError) as error:
                 raise Rejected(f"{type(error).__name__}: {error}") from error

@@ -65,6 +65,7 @@ class PullConsumer:
         self._inbox: Inbox | None = None
         self._outstanding = 0  # messages the server may still send for the request under way
         self._handling: dict[asyncio.Task[None], Msg] = {}
+        self._ran: set[asyncio.Task[None]] = set()  # handlers at the last look
         self._last_heard_s = 0.0
         self._last_message_s = 0.0
         self._ack_pending_max = max(1000, 4 * subscription.max_in_flight)
@@ -258,10 +259,14 @@ class PullConsumer:
         await self._request()
 
     async def _extend(self) -> None:
-        """Tells the server that handlers still run, before it takes their silence for a crash."""
+        """Tells the server that handlers still run, before it takes their silence for a crash.
+
+        Only of those that ran at the last look too: there are several looks in the time that the server waits.
+        """
+        before, self._ran = self._ran, set(self._handling)
         if not self._client.is_connected:
             return
-        for msg in list(self._handling.values()):
+        for msg in [msg for task, msg in self._handling.items() if task in before]:
             await msg.in_progress()
 
 

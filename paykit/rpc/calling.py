@@ -46,7 +46,7 @@ def timeout_for(
 
 
 class MeshChannel(grpc.aio.Channel):
-    """A channel for generated stubs. Unary calls and streams of responses:
+    """A channel for generated stubs. Unary calls, streams of responses, and streams both ways:
 
     - carry the current business context as metadata, and its deadline less a margin;
     - refuse to start inside a transaction (AssertionError);
@@ -91,12 +91,22 @@ class MeshChannel(grpc.aio.Channel):
         return invoke
 
     def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """As the channel inside: no service has streams of requests, reflection clients do."""
+        """As the channel inside: no service has streams of requests with one answer."""
         return self.raw.stream_unary(method, *args, **kwargs)
 
     def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """As the channel inside."""
-        return self.raw.stream_stream(method, *args, **kwargs)
+        """A callable ``(requests, *, timeout=None, metadata=()) -> async iterator of responses``."""
+        make_call: Callable[..., Any] = self.raw.stream_stream(method, *args, **kwargs)
+
+        def invoke(
+            requests: AsyncIterator[Any], *, timeout: float | None = None, metadata: Metadata = ()
+        ) -> AsyncIterator[Any]:
+            assert_outside_transaction()
+            context = current_or_none()
+            timeout_s = timeout_for(context, timeout, self.clock, DEFAULT_STREAM_TIMEOUT_S)
+            return _responses(make_call(requests, timeout=timeout_s, metadata=_metadata(context, metadata)), method)
+
+        return invoke
 
     async def close(self, grace: float | None = None) -> None:
         """Closes the channel; calls in flight get ``grace`` seconds."""

@@ -7,6 +7,7 @@ serializing happen inside the wrapper, so that a malformed message is INVALID_AR
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -87,15 +88,21 @@ def wrap(path: str, handler: Handler, clock: Clock, tracker: Tracker, has_tls: b
 
     TypeError where the method is not ``async def``: gRPC would silently run it on a thread.
     """
-    behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
-    if handler.request_streaming or behaviour is None:
-        raise TypeError(f"{path}: streams of requests are not served")
+    behaviour: Any
+    if handler.request_streaming:
+        behaviour = handler.stream_stream
+    else:
+        behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    if behaviour is None:
+        raise TypeError(f"{path}: a stream of requests is answered with a stream")
     if (getattr(behaviour, "__module__", "") or "").endswith("_pb2_grpc"):
         return None
     method = method_of(path)
     if handler.response_streaming:
         if not inspect.isasyncgenfunction(behaviour):
             raise TypeError(f"{path} must be an async generator")
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(_both_streams(method, behaviour, clock, tracker, has_tls))
         return grpc.unary_stream_rpc_method_handler(_stream(method, behaviour, clock, tracker, has_tls))
     if not inspect.iscoroutinefunction(behaviour):
         raise TypeError(f"{path} must be async def")
@@ -145,17 +152,46 @@ def _stream(
     tracker: Tracker,
     has_tls: bool,
 ) -> Any:
+    def begin(data: bytes, servicer: ServicerContext) -> AsyncIterator[Message]:
+        request = _parse(method, data)
+        admit(method, request, servicer, clock, has_tls)
+        return behaviour(request, servicer)
+
+    return _responses(method, begin, clock, tracker)
+
+
+def _both_streams(
+    method: Method,
+    behaviour: Callable[[AsyncIterator[Any], ServicerContext], AsyncIterator[Message]],
+    clock: Clock,
+    tracker: Tracker,
+    has_tls: bool,
+) -> Any:
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for data in requests:
+            yield _parse(method, data)
+
+    def begin(requests: AsyncIterator[bytes], servicer: ServicerContext) -> AsyncIterator[Message]:
+        # Who calls, and for what, is told by the metadata alone: no request has been read yet.
+        admit(method, method.request_type(), servicer, clock, has_tls)
+        return behaviour(parsed(requests), servicer)
+
+    return _responses(method, begin, clock, tracker)
+
+
+def _responses(
+    method: Method, begin: Callable[[Any, ServicerContext], AsyncIterator[Message]], clock: Clock, tracker: Tracker
+) -> Any:
     observer = Observer(method.path)
 
-    async def serve(data: bytes, servicer: ServicerContext) -> AsyncIterator[bytes]:
+    async def serve(received: Any, servicer: ServicerContext) -> AsyncIterator[bytes]:
         started_s = time.perf_counter()
         tracker.enter()
         code, failure = "CANCELLED", None
         try:
-            request = _parse(method, data)
-            admit(method, request, servicer, clock, has_tls)
-            async for response in behaviour(request, servicer):
-                yield response.SerializeToString()
+            async with contextlib.aclosing(begin(received, servicer)) as responses:  # type: ignore[type-var]
+                async for response in responses:
+                    yield response.SerializeToString()
             code = "OK"
         except asyncio.CancelledError:
             code = _why_cancelled(clock)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from paykit import context as business_context
 from paykit.context import BusinessContext
 from paykit.ids import RisingBits, new_id
-from paykit.store.command import Change, Command, Previewed
+from paykit.store.command import FOLD, Change, Command, Previewed
 from paykit.store.row import Key, Row, RowT
 from paykit.store.system import CommandRecord, Outbox
 
@@ -282,6 +282,8 @@ class Batch:
         origin = command.origin
         if not origin.key and not self._writes and not self._messages:
             return  # a timer that found nothing to do
+        if origin.trigger == FOLD and not self._changes:
+            return  # nothing that is audited; what it did to rows it would do again
         record = CommandRecord(
             id=origin.key or new_id("cmd", command.slot, self.now_ms),
             slot=command.slot,

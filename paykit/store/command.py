@@ -19,6 +19,7 @@ from paykit.context import BusinessContext
 from paykit.store.row import Key, Row, RowT
 
 _REQUEST_ID_LENGTH = 64  # of the column
+FOLD = "fold"
 
 R = TypeVar("R")
 ResultT_co = TypeVar("ResultT_co", covariant=True)
@@ -38,7 +39,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True):
 class Origin(msgspec.Struct, frozen=True):
     """What brought a command, and what makes it the same one again.
 
-    ``key`` is the id of its CommandRecord; empty for timers, which are made once by their due time on the row.
+    ``key`` is the id of its CommandRecord; empty for timers, which are made once by their due time on the row, and for
+    folds, which change nothing the second time.
     """
 
     trigger: str
@@ -64,6 +66,12 @@ class Origin(msgspec.Struct, frozen=True):
         # Kept for people only, and a foreign message may have any id: the digest is what counts.
         kept = message_id[:_REQUEST_ID_LENGTH].encode("ascii", "replace").decode()
         return cls(trigger="event", key=_digest(consumer, message_id), context=context, request_id=kept)
+
+    @classmethod
+    def fold(cls, context: BusinessContext) -> Origin:
+        """What may be done any number of times, in any order, to the same effect. It needs no inbox record, and leaves
+        an audit record only where it did something that is audited."""
+        return cls(trigger=FOLD, key="", context=context)
 
     @classmethod
     def timer(cls, context: BusinessContext) -> Origin:

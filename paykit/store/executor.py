@@ -192,7 +192,9 @@ class Lane:
 
         The read locks: while the server still works on the old transaction it waits, instead of seeing nothing.
         """
-        record = next(row for kind, rows in batch.inserts() if kind is CommandRecord for row in rows)
+        record = next((row for kind, rows in batch.inserts() if kind is CommandRecord for row in rows), None)
+        if record is None:
+            return False  # folds only: to do them again is right either way
         table = CommandRecord.__table__
         # By the commit's own id too: a twin of the request may have been carried out by another process meanwhile.
         mine = (table.c.id == record.id) & (table.c.commit_id == batch.commit_id)

@@ -14,11 +14,11 @@ class CommandRecord(Row, frozen=True, kw_only=True):
     """One executed command: idempotency record, inbox row and audit row in one.
 
     ``id`` is a digest of what makes the command the same one again (caller, method, owner and request_id; consumer
-    and message id), or a fresh one for a timer. It is written in the command's own transaction.
+    and message id), or a fresh one for a timer or an audited fold. It is written in the command's own transaction.
     """
 
     name: Code  # the command, e.g. "PayTrade"
-    trigger: Code  # "rpc", "event" or "timer"
+    trigger: Code  # "rpc", "event", "timer" or "fold"
     caller: Name  # as authenticated
     request_id: Name
     biz_id: Id

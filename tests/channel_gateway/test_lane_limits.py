@@ -182,6 +182,18 @@ async def test_a_merchant_whose_calls_hang_keeps_no_worker_from_others(bench: Li
     assert len(bench.channel.calls) == 4
 
 
+async def test_a_merchant_that_floods_waits_behind_itself(bench: LimitedBench) -> None:
+    lane = bench.limited(max_in_flight=1, max_queue=12)
+    lane.force(FORCE_OPEN)
+    flood = [await bench.submit_for("flood") for _ in range(6)]
+    late = await bench.submit_for("cafe")
+    for order in (*flood, late):
+        assert lane.offer(order)
+    lane.force({})
+    await asyncio.wait_for(lane.finished(), 10)
+    assert [order.id for _, order in bench.channel.calls] == [flood[0].id, late.id, *(order.id for order in flood[1:])]
+
+
 async def test_calls_begin_no_faster_than_the_rate(bench: LimitedBench) -> None:
     lane = bench.limited(limits={"calls_per_s": 20, "burst": 1})
     orders = [await bench.submit_for("shop") for _ in range(4)]

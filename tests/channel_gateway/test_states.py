@@ -11,13 +11,23 @@ from typing import Any
 import grpc
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import select
 
+from channel_gateway import app
+from channel_gateway.settings import ChannelGatewaySettings
+from paykit.clock import SystemClock
 from paykit.context import mint, to_metadata
+from paykit.events.embedded import EmbeddedBus
+from paykit.rpc.credentials import channel_credentials
 from paykit.rpc.errors import from_rpc_error
+from paykit.settings import CommonSettings, ShardSettings
+from paykit.store.system import CommandRecord
 from paymesh.channel.v1 import channel_state_service_pb2 as pb
 from paymesh.channel.v1 import channel_state_service_pb2_grpc
-from tests.channel_gateway.gateway import SLOT, WAIT_S, Gateway
+from tests.channel_gateway.gateway import SLOT, WAIT_S, Gateway, channel_settings
 from tests.channel_gateway.provider import CHANNEL, WALLET
+from tests.paykit.rpc.certificates import LOOPBACK, Authority
+from tests.schema import make_schema
 
 SUCCEEDED = "live.channel.order_succeeded"
 OPEN, CLOSED, NONE = 1, 2, 3
@@ -193,3 +203,38 @@ async def test_an_override_outlives_the_process(tmp_path: Path, make_shards: Any
     finally:
         await states.channel.close()
         await gateway.stop()
+
+
+async def test_who_forced_a_channel_is_known_by_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    shards = {"s0": ShardSettings(live=f"sqlite+aiosqlite:///{tmp_path}/live.db")}
+    await make_schema(app.NAME, shards)
+    settings = ChannelGatewaySettings.model_validate(
+        {
+            "listen": "127.0.0.1:0",
+            "shards": shards,
+            "notification_listen": "127.0.0.1:0",
+            "channels": {CHANNEL: channel_settings("http://127.0.0.1:1", shadow=None)},
+        }
+    )
+    bus = EmbeddedBus(tmp_path / "bus")
+    await bus.start()
+    common = CommonSettings(tls=authority.issue("gateway", "channel_gateway", [LOOPBACK]))
+    service = app.build(settings, common, bus, SystemClock())
+    await service.start()
+    credentials = channel_credentials(authority.issue("ann", "ann", []))
+    try:
+        async with grpc.aio.secure_channel(f"127.0.0.1:{service.port}", credentials) as channel:
+            stub: Any = channel_state_service_pb2_grpc.ChannelStateServiceStub(channel)
+            fields: dict[str, Any] = {"request_id": "r-1", "channel": CHANNEL, "mode": OPEN, "reason": "so"}
+            request = pb.SetChannelOverrideRequest(**fields)
+            request.expire_time.FromSeconds(int(time.time()) + 600)
+            first = (await stub.SetChannelOverride(request, timeout=WAIT_S)).override
+            again = (await stub.SetChannelOverride(request, timeout=WAIT_S)).override
+        assert (first.caller, again) == ("ann", first)
+        statement = select(CommandRecord.__table__).where(CommandRecord.__table__.c.name == "SetOverride")
+        (record,) = await service.store.fetch(CommandRecord, statement, slot=0, shadow=False)
+        assert (record.caller, record.request_id, record.trigger) == ("ann", "r-1", "rpc")
+    finally:
+        await service.stop()
+        await bus.stop()

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from paykit.clock import Clock, ManualClock
 from paykit.context import BusinessContext, use
-from paykit.ids import new_id, slot_of
+from paykit.ids import new_id, slot_in, slot_of
 from paykit.settings import ExecutorSettings, ShardSettings
 from paykit.store.command import Origin
 from paykit.store.store import Store
@@ -22,9 +22,12 @@ from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon.commands import TakeFacts
 from recon.expiry import Expiry
+from recon.heard import Heard
 from recon.matching import Fact, MatchKind, MatchState, match_key
+from recon.pair import Pair
 from recon.rules import Rules
 from recon.settings import ReconSettings
+from recon.sides import match_id, unpack
 from recon.tables import Break, Match
 from tests.schema import make_schema
 
@@ -122,13 +125,19 @@ class CardPayment:
         self, state: channel_order_pb2.ChannelOrderState.ValueType = channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED
     ) -> channel_order_pb2.ChannelOrder:
         """As channel_gateway has it."""
-        return channel_order_pb2.ChannelOrder(
+        order = channel_order_pb2.ChannelOrder(
             channel_order_id="chn_" + self.collect_id[4:],
             instruction_id=self.collect_id,
             payment_id=self.payment_id,
             amount=self.amount,
             state=state,
+            biz_id=self.context.biz_id,
+            channel="sandbox_card",
+            kind=channel_order_pb2.CHANNEL_ORDER_KIND_CHARGE,
         )
+        if state in (channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, channel_order_pb2.CHANNEL_ORDER_STATE_FAILED):
+            order.finish_time.FromMilliseconds(NOW_MS + 100)
+        return order
 
     def journal(self, leg: events_pb2.BookingLeg.ValueType = events_pb2.BOOKING_LEG_LOCAL) -> events_pb2.JournalEvent:
         """The journal that books both instructions, as pay_core announces it; ``leg`` is the payee's."""
@@ -159,7 +168,7 @@ class CardPayment:
 
     def take(self, facts: list[Fact]) -> TakeFacts:
         """The command of an event that says ``facts``."""
-        return TakeFacts(Origin.event(self.context, "recon", mint("msg")), facts, rules())
+        return TakeFacts(Origin.fold(self.context), Heard(self.payment_id, tuple(facts)), rules())
 
 
 def owner_on(slot: int) -> str:
@@ -167,17 +176,26 @@ def owner_on(slot: int) -> str:
     return next(name for number in itertools.count() if slot_of(name := f"owner-{number}") == slot)
 
 
-async def match_of(store: Store, kind: MatchKind, key: str, *, shadow: bool = False) -> Match | None:
-    """The match of two records, as stored."""
-    statement = select(Match.__table__).where(Match.__table__.c.match_key == match_key(kind, key))
-    rows = await store.fetch(Match, statement, slot=SLOT, shadow=shadow)
-    return rows[0] if rows else None
+async def row_of(store: Store, payment: CardPayment) -> Match:
+    """The match of a payment, as stored."""
+    found = await store.get(
+        Match, match_id(payment.payment_id), slot=slot_in(payment.payment_id), shadow=payment.context.shadow
+    )
+    assert found is not None
+    return found
 
 
-async def breaks_in(store: Store, *, shadow: bool = False) -> list[Break]:
-    """All breaks, oldest first."""
+async def pair_of(store: Store, kind: MatchKind, key: str, *, shadow: bool = False) -> Pair | None:
+    """The pair of two records, as stored."""
+    rows = await store.fetch(Match, select(Match.__table__), slot=slot_in(key), shadow=shadow)
+    pairs = {pair.match_key: pair for row in rows for pair in unpack(row).pairs}
+    return pairs.get(match_key(kind, key))
+
+
+async def breaks_in(store: Store, kind: MatchKind | None = None, *, shadow: bool = False) -> list[Break]:
+    """All breaks, or those of one kind, oldest first."""
     rows = await store.fetch_everywhere(Break, select(Break.__table__), shadow=shadow)
-    return sorted(rows, key=lambda row: row.id)
+    return sorted([row for row in rows if kind in (None, row.kind)], key=lambda row: row.id)
 
 
 async def announced(store: Store) -> list[tuple[str, str]]:
@@ -189,15 +207,15 @@ async def announced(store: Store) -> list[tuple[str, str]]:
 
 async def expire(
     expiry: Expiry, store: Store, clock: ManualClock, payment: CardPayment, said: list[Fact], kind: MatchKind, key: str
-) -> Match:
-    """Takes ``said``, lets the window pass, fires for one match, and gives it as it is then."""
+) -> Pair:
+    """Takes ``said``, lets the window pass, fires for the payment, and gives one pair as it is then."""
     await store.run(payment.take(said))
-    match = await match_of(store, kind, key)
-    assert match is not None
-    assert match.state == MatchState.WAITING
+    pair = await pair_of(store, kind, key)
+    assert pair is not None
+    assert pair.state == MatchState.WAITING
     clock.advance(30_000)
     with use(payment.context):
-        await expiry.fire(match)
-    after = await match_of(store, kind, key)
+        await expiry.fire(await row_of(store, payment))
+    after = await pair_of(store, kind, key)
     assert after is not None
     return after

@@ -85,12 +85,19 @@ def window_s() -> float:
 
 
 @pytest.fixture
-async def recon(tmp_path: Path, world: Neighbours, window_s: float) -> AsyncIterator[Recon]:
+def gather_s() -> float:
+    """Short: most tests tell of less than a whole payment."""
+    return 0.02
+
+
+@pytest.fixture
+async def recon(tmp_path: Path, world: Neighbours, window_s: float, gather_s: float) -> AsyncIterator[Recon]:
     shards = {name: ShardSettings(live=f"sqlite+aiosqlite:///{tmp_path}/{name}.db") for name in ("s0", "s1")}
     settings = ReconSettings(
         listen="127.0.0.1:0",
         shards=shards,
         window_s=window_s,
+        gather_s=gather_s,
         ask=AskSettings(delay_s=0.1),
         timers=TimerSettings(interval_s=0.05),
     )
@@ -130,10 +137,11 @@ async def tell_all(recon: Recon, payment: CardPayment) -> None:
     await recon.tell(payment, "trade.trade_paid", trade)
 
 
-async def test_the_events_of_a_payment_are_matched(recon: Recon) -> None:
+@pytest.mark.parametrize("gather_s", [600.0])
+async def test_the_events_of_a_payment_are_matched_and_written_together(recon: Recon) -> None:
     for _ in range(3):
         await tell_all(recon, CardPayment())
-    assert [await recon.next_ran() for _ in range(12)] == ["TakeFacts"] * 12
+    assert [await recon.next_ran() for _ in range(3)] == ["TakeFacts"] * 3
     assert await summary(recon) == {
         "MATCH_KIND_TRADE_PAY": (3, 0, 0),
         "MATCH_KIND_PAY_CHANNEL": (3, 0, 0),

@@ -18,17 +18,19 @@ from paymesh.recon.v1 import recon_service_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon import facts
 from recon.answers import Answer, Verdict
-from recon.commands import ApplyAnswer, CloseBreak, TakeMismatch, TakeOrphan
+from recon.commands import ApplyAnswers, CloseBreak, TakeMismatch, TakeOrphan
+from recon.heard import Heard
 from recon.matching import BreakState, BreakType, CloseReason, MatchKind, MatchState
-from recon.tables import Match
+from recon.pair import Pair
 from tests.conftest import MakeShards
 from tests.recon.support import (
     CardPayment,
     announced,
     breaks_in,
-    match_of,
     mint,
     opened,
+    pair_of,
+    row_of,
     rules,
 )
 
@@ -48,14 +50,16 @@ async def store(make_shards: MakeShards, clock: ManualClock) -> AsyncIterator[St
         yield store
 
 
-async def waiting(store: Store, kind: MatchKind, key: str) -> Match:
-    found = await match_of(store, kind, key)
+async def waiting(store: Store, kind: MatchKind, key: str) -> Pair:
+    found = await pair_of(store, kind, key)
     assert found is not None
     return found
 
 
-async def answer(store: Store, payment: CardPayment, match: Match, answer: Answer) -> None:
-    await store.run(ApplyAnswer(Origin.timer(payment.context), match, answer, rules()))
+async def answer(store: Store, payment: CardPayment, pair: Pair, answer: Answer) -> None:
+    """The silent side of one pair answers."""
+    match = await row_of(store, payment)
+    await store.run(ApplyAnswers(Origin.timer(payment.context), match, {pair.match_key: answer}, rules()))
 
 
 async def test_a_payment_whose_services_agree_is_matched_everywhere(store: Store) -> None:
@@ -77,7 +81,9 @@ async def test_a_payment_whose_services_agree_is_matched_everywhere(store: Store
     ):
         match = await waiting(store, kind, key)
         assert (match.state, match.due_at_ms) == (MatchState.MATCHED, None), kind
-        assert match.biz_id == payment.context.biz_id
+    row = await row_of(store, payment)
+    assert (row.biz_id, row.payment_id) == (payment.context.biz_id, payment.payment_id)
+    assert (row.state, row.pair_counts, row.due_at_ms) == (MatchState.MATCHED, "1.1.2.1", None)
     assert await breaks_in(store) == []
 
 
@@ -104,8 +110,8 @@ async def test_a_payment_that_no_trade_made_waits_for_none(store: Store) -> None
     payment = CardPayment()
     payment.attempt_id = "invoice-1"
     await store.run(payment.take(facts.of_payment(payment.payment())))
-    assert await match_of(store, MatchKind.TRADE_PAY, payment.payment_id) is None
-    assert await match_of(store, MatchKind.PAY_CHANNEL, payment.collect_id) is not None
+    assert await pair_of(store, MatchKind.TRADE_PAY, payment.payment_id) is None
+    assert await pair_of(store, MatchKind.PAY_CHANNEL, payment.collect_id) is not None
 
 
 async def test_a_message_that_comes_twice_has_one_effect(store: Store) -> None:
@@ -273,7 +279,7 @@ async def test_a_contradiction_of_a_provider_is_one_break_beside_the_match(store
     payment = CardPayment(500)
     for evidence in ("says 700", "says 700 again"):
         origin = Origin.event(payment.context, "recon", mint("msg"))
-        said = facts.of_channel_order(payment.order())
+        said = Heard(payment.payment_id, tuple(facts.of_channel_order(payment.order())))
         await store.run(TakeMismatch(origin, said, rules(), (500, "EUR"), evidence))
     (found,) = await breaks_in(store)
     assert (found.type, found.state) == (BreakType.NOTIFICATION_MISMATCH, BreakState.OPEN)
@@ -322,8 +328,8 @@ async def test_a_person_closes_a_break_once(store: Store, clock: ManualClock) ->
 async def test_shadow_events_leave_nothing_in_the_live_database(store: Store) -> None:
     payment = CardPayment(shadow=True)
     await store.run(payment.take(facts.of_channel_order(payment.order())))
-    assert await match_of(store, MatchKind.PAY_CHANNEL, payment.collect_id) is None
-    assert await match_of(store, MatchKind.PAY_CHANNEL, payment.collect_id, shadow=True) is not None
+    assert await pair_of(store, MatchKind.PAY_CHANNEL, payment.collect_id) is None
+    assert await pair_of(store, MatchKind.PAY_CHANNEL, payment.collect_id, shadow=True) is not None
 
 
 def test_an_event_whose_ids_lie_on_different_slots_is_refused() -> None:

@@ -6,21 +6,22 @@ import pytest
 from google.protobuf.message import Message
 
 from paykit.events.bus import Rejected
+from paykit.events.gathering import Gather
 from paymesh.channel.v1 import channel_order_pb2
 from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon.commands import TakeFacts, TakeMismatch, TakeOrphan
 from recon.consumers import SUBJECTS, consumer
-from tests.recon.support import CardPayment, mint, rules
+from tests.recon.support import NOW_MS, CardPayment, mint, rules
 
 PAYMENT = CardPayment()
 
 
-def command(subject: str, body: Message | bytes) -> TakeFacts | TakeOrphan | None:
+def command(subject: str, body: Message | bytes) -> TakeFacts | TakeMismatch | TakeOrphan | None:
     data = body if isinstance(body, bytes) else body.SerializeToString()
-    made = consumer(rules()).to_command(PAYMENT.context, mint("msg"), subject, data)
-    assert made is None or isinstance(made, TakeFacts | TakeOrphan)
+    made = consumer(rules(), Gather(1.0, 100)).to_command(PAYMENT.context, mint("msg"), subject, data)
+    assert made is None or isinstance(made, TakeFacts | TakeMismatch | TakeOrphan)
     return made
 
 
@@ -191,3 +192,65 @@ def test_what_can_never_be_read_is_rejected_at_once(subject: str, body: Message 
         body = body.SerializeToString()
     with pytest.raises(Rejected):
         command(subject, body)
+
+
+def test_what_left_for_a_channel_is_expected() -> None:
+    event = events_pb2.PaymentSubmittedEvent(payment_id=PAYMENT.payment_id)
+    event.instructions.add(instruction_id=PAYMENT.collect_id, amount_minor=500, currency_code="EUR")
+    assert said("pay.payment_submitted", event) == {(f"PAY_CHANNEL/{PAYMENT.collect_id}", "EXPECTED", 500)}
+
+
+def test_a_channel_order_that_ended_is_kept_as_it_ended() -> None:
+    order = PAYMENT.order()
+    order.provider_reference, order.settled_minor = "ref", 480
+    made = command("channel.order_succeeded", events_pb2.ChannelOrderEvent(channel_order=order))
+    assert isinstance(made, TakeFacts)
+    (kept,) = made.heard.orders
+    assert (kept.id, kept.kind, kept.state) == (order.channel_order_id, "CHARGE", "SUCCEEDED")
+    assert (kept.amount_minor, kept.currency, kept.provider_reference) == (480, "EUR", "ref")
+    assert (kept.finished_at_ms, kept.business_date) == (NOW_MS + 100, "2023-11-14")
+    assert kept.settlement == "OPEN"
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        (channel_order_pb2.CHANNEL_ORDER_STATE_FAILED, channel_order_pb2.CHANNEL_ORDER_KIND_CHARGE),
+        (channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, channel_order_pb2.CHANNEL_ORDER_KIND_AUTHORIZE),
+        (channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, channel_order_pb2.CHANNEL_ORDER_KIND_VOID),
+    ],
+)
+def test_no_statement_is_expected_to_show_what_moved_nothing(
+    state: channel_order_pb2.ChannelOrderState.ValueType, kind: channel_order_pb2.ChannelOrderKind.ValueType
+) -> None:
+    order = PAYMENT.order(state)
+    order.kind = kind
+    made = command("channel.order_succeeded", events_pb2.ChannelOrderEvent(channel_order=order))
+    assert isinstance(made, TakeFacts)
+    assert [kept.settlement for kept in made.heard.orders] == ["NOT_EXPECTED"]
+
+
+def test_an_order_that_has_not_ended_is_not_kept() -> None:
+    order = PAYMENT.order(channel_order_pb2.CHANNEL_ORDER_STATE_UNKNOWN)
+    made = command("channel.order_unknown", events_pb2.ChannelOrderEvent(channel_order=order))
+    assert isinstance(made, TakeFacts)
+    assert made.heard.orders == ()
+    assert made.heard.records == ()
+
+
+def test_a_payment_is_whole_when_it_is_over_and_everybody_has_spoken() -> None:
+    bodies: list[tuple[str, Message]] = [
+        ("channel.order_succeeded", events_pb2.ChannelOrderEvent(channel_order=PAYMENT.order())),
+        ("ledger.journal_posted", PAYMENT.journal(events_pb2.BOOKING_LEG_SENT)),
+        ("pay.payment_succeeded", events_pb2.PaymentEvent(payment=PAYMENT.payment())),
+        ("ledger.journal_posted", PAYMENT.arrival()),
+        ("trade.trade_paid", events_pb2.TradeEvent(trade=PAYMENT.trade(), payment_id=PAYMENT.payment_id)),
+    ]
+    whole = None
+    for subject, body in bodies:
+        made = command(subject, body)
+        assert isinstance(made, TakeFacts)
+        assert whole is None or not whole.is_whole
+        whole = made if whole is None else whole.merged(made)
+    assert whole is not None
+    assert whole.is_whole

@@ -10,15 +10,16 @@ from paykit.clock import ManualClock
 from paykit.context import use
 from paykit.store.store import Store
 from paymesh.channel.v1 import channel_order_pb2
+from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2
 from paymesh.trade.v1 import trade_pb2
 from recon import facts
 from recon.expiry import Expiry
-from recon.matching import BreakState, BreakType, MatchKind, MatchState
+from recon.matching import BreakState, BreakType, Fact, MatchKind, MatchState
 from recon.peers import Peers
 from recon.settings import AskSettings
 from tests.recon.neighbours import Neighbours, connected
-from tests.recon.support import CardPayment, breaks_in, expire, match_of, rules
+from tests.recon.support import CardPayment, breaks_in, expire, pair_of, row_of, rules
 
 
 async def test_a_lost_payment_event_is_made_good_by_asking(
@@ -57,8 +58,8 @@ async def test_a_payment_still_under_way_is_asked_for_again(
     world.payments = [payment.payment()]
     clock.advance(2_000)
     with use(payment.context):
-        await expiry.fire(match)
-    settled = await match_of(store, MatchKind.PAY_CHANNEL, payment.collect_id)
+        await expiry.fire(await row_of(store, payment))
+    settled = await pair_of(store, MatchKind.PAY_CHANNEL, payment.collect_id)
     assert settled is not None
     assert settled.state == MatchState.MATCHED
 
@@ -145,7 +146,7 @@ async def test_a_payment_that_its_trade_gives_back_is_no_break(
     said = facts.of_payment(payment.payment())
     match = await expire(expiry, store, clock, payment, said, MatchKind.TRADE_PAY, payment.payment_id)
     assert match.state == MatchState.MATCHED
-    assert await breaks_in(store) == []
+    assert await breaks_in(store, MatchKind.TRADE_PAY) == []
 
 
 async def test_more_than_the_returned_attempt_was_for_is_a_break(
@@ -159,7 +160,7 @@ async def test_more_than_the_returned_attempt_was_for_is_a_break(
     world.trades = [trade]
     said = facts.of_payment(payment.payment())
     await expire(expiry, store, clock, payment, said, MatchKind.TRADE_PAY, payment.payment_id)
-    (found,) = await breaks_in(store)
+    (found,) = await breaks_in(store, MatchKind.TRADE_PAY)
     assert (found.type, found.amount_minor) == (BreakType.AMOUNT_MISMATCH, 100)
 
 
@@ -181,8 +182,8 @@ async def test_a_payment_that_is_held_for_days_is_no_break(
     said = facts.of_channel_order(payment.order())
     match = await expire(expiry, store, clock, payment, said, MatchKind.PAY_CHANNEL, payment.collect_id)
     assert (match.state, match.due_at_ms) == (MatchState.MATCHED, None)
-    assert await match_of(store, MatchKind.PAY_LEDGER, payment.collect_id) is None
-    assert await match_of(store, MatchKind.TRADE_PAY, payment.payment_id) is None
+    assert await pair_of(store, MatchKind.PAY_LEDGER, payment.collect_id) is None
+    assert await pair_of(store, MatchKind.TRADE_PAY, payment.payment_id) is None
 
 
 async def test_a_payment_without_a_trade_is_a_break(
@@ -191,7 +192,7 @@ async def test_a_payment_without_a_trade_is_a_break(
     payment = CardPayment(500)
     said = facts.of_payment(payment.payment())
     await expire(expiry, store, clock, payment, said, MatchKind.TRADE_PAY, payment.payment_id)
-    (found,) = await breaks_in(store)
+    (found,) = await breaks_in(store, MatchKind.TRADE_PAY)
     assert (found.type, found.amount_minor) == (BreakType.MISSING_FIRST, 500)
 
 
@@ -217,19 +218,76 @@ async def test_a_service_unreachable_for_too_long_is_a_break_that_heals_when_it_
         async with connected(taken.getsockname()[1]) as channels:
             clock_start_ms = clock.now_ms()
             unreachable = Expiry(store, Peers(channels, AskSettings(timeout_s=2.0)), rules())
-            match = await expire(unreachable, store, clock, payment, said, MatchKind.PAY_CHANNEL, payment.collect_id)
+            await expire(unreachable, store, clock, payment, said, MatchKind.PAY_CHANNEL, payment.collect_id)
             clock.advance(600_000)
             with use(payment.context):
-                await unreachable.fire(match)
+                await unreachable.fire(await row_of(store, payment))
     (found,) = await breaks_in(store)
     assert found.state == BreakState.OPEN
     assert found.opened_at_ms == clock_start_ms + 630_000
     assert "could not be asked for: UNAVAILABLE" in found.evidence
     world.payments = [payment.payment()]
-    broken = await match_of(store, MatchKind.PAY_CHANNEL, payment.collect_id)
+    broken = await pair_of(store, MatchKind.PAY_CHANNEL, payment.collect_id)
     assert broken is not None
     clock.advance(4_000)
     with use(payment.context):
-        await expiry.fire(broken)
+        await expiry.fire(await row_of(store, payment))
     (found,) = await breaks_in(store)
     assert (found.state, found.close_reason) == (BreakState.CLOSED, "LATE_MATCH")
+
+
+def submitted(payment: CardPayment) -> list[Fact]:
+    """That the charge of a payment has left for its channel."""
+    event = events_pb2.PaymentSubmittedEvent(payment_id=payment.payment_id)
+    event.instructions.add(instruction_id=payment.collect_id, amount_minor=500, currency_code="EUR")
+    return facts.of_submitted(event)
+
+
+@pytest.mark.parametrize(
+    ("state", "opened_types", "next_s"),
+    [
+        (channel_order_pb2.CHANNEL_ORDER_STATE_PENDING, [], 60),
+        (channel_order_pb2.CHANNEL_ORDER_STATE_UNKNOWN, [], 60),
+        (channel_order_pb2.CHANNEL_ORDER_STATE_FAILED, [], None),
+        (None, [BreakType.RESULT_UNKNOWN], 60),
+    ],
+)
+async def test_what_was_sent_is_asked_about_when_nobody_speaks_of_it(
+    expiry: Expiry,
+    store: Store,
+    clock: ManualClock,
+    world: Neighbours,
+    state: channel_order_pb2.ChannelOrderState.ValueType | None,
+    opened_types: list[BreakType],
+    next_s: int | None,
+) -> None:
+    payment = CardPayment(500)
+    world.orders = [] if state is None else [payment.order(state)]
+    await store.run(payment.take(submitted(payment)))
+    clock.advance(60_000)
+    with use(payment.context):
+        await expiry.fire(await row_of(store, payment))
+    pair = await pair_of(store, MatchKind.PAY_CHANNEL, payment.collect_id)
+    assert pair is not None
+    assert pair.due_at_ms == (None if next_s is None else clock.now_ms() + 1000 * next_s)
+    assert [row.type for row in await breaks_in(store)] == opened_types
+
+
+async def test_a_slow_channel_is_no_break_for_a_day(
+    expiry: Expiry, store: Store, clock: ManualClock, world: Neighbours
+) -> None:
+    payment = CardPayment(500)
+    world.orders = [payment.order(channel_order_pb2.CHANNEL_ORDER_STATE_PENDING)]
+    await store.run(payment.take(submitted(payment)))
+    asked_count, sent_at_ms = 0, clock.now_ms()
+    while not await breaks_in(store):
+        row = await row_of(store, payment)
+        assert row.due_at_ms is not None
+        clock.advance(row.due_at_ms - clock.now_ms())
+        with use(payment.context):
+            await expiry.fire(row)
+        asked_count += 1
+    assert asked_count < 40, "about once an hour"
+    (found,) = await breaks_in(store)
+    assert found.opened_at_ms - sent_at_ms >= 86_400_000
+    assert found.type == BreakType.RESULT_UNKNOWN

@@ -14,7 +14,7 @@ from recon import facts
 from recon.expiry import Expiry
 from recon.matching import MatchKind, MatchState
 from tests.recon.neighbours import Neighbours
-from tests.recon.support import NOW_MS, SLOT, CardPayment, expire, match_of, mint, owner_on
+from tests.recon.support import NOW_MS, SLOT, CardPayment, expire, mint, owner_on, pair_of, row_of
 
 USER = payment_pb2.ACCOUNT_KIND_USER
 EXTERNAL = payment_pb2.ACCOUNT_KIND_EXTERNAL
@@ -108,11 +108,11 @@ async def test_what_came_in_excess_shows_outside_and_in_suspense(
     await store.run(payment.take(facts.of_payment(told)))
     clock.advance(30_000)
     for key in (payment.collect_id, payment.disburse_id):
-        match = await match_of(store, MatchKind.PAY_LEDGER, key)
+        match = await pair_of(store, MatchKind.PAY_LEDGER, key)
         assert match is not None
         with use(payment.context):
-            await expiry.fire(match)
-        after = await match_of(store, MatchKind.PAY_LEDGER, key)
+            await expiry.fire(await row_of(store, payment))
+        after = await pair_of(store, MatchKind.PAY_LEDGER, key)
         assert after is not None
         assert after.state == MatchState.MATCHED
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from paykit.state_machine import StateMachine
 from paymesh.recon.v1 import break_pb2
-from recon import matching
+from recon import pair as pairing
 from recon.matching import BREAK, MATCH, BreakState, BreakType, Fact, MatchKind, MatchState, Side
-from recon.tables import Match
+from recon.pair import Pair, Windows
 
 WINDOW_MS = 30_000
+WINDOWS = Windows(WINDOW_MS, 60_000)
 PAYMENT = "pay_00000000000000000000000000"
 KEY = "ins_00000000000000000000000000"
 
@@ -23,14 +24,19 @@ def fact(side: Side, amount_minor: int, currency: str = "EUR") -> Fact:
     return Fact(MatchKind.PAY_CHANNEL, KEY, side, amount_minor, currency, PAYMENT)
 
 
-def blank() -> Match:
-    return matching.blank("mat_00000000000000000000000000", 0, "biz_x", fact(Side.FIRST, 1), b"")
+def blank() -> Pair:
+    return Pair(MatchKind.PAY_CHANNEL, KEY)
 
 
-def after(*facts: Fact, now_ms: int = 1000) -> Match:
+def wrong(pair: Pair) -> BreakType | None:
+    found = pairing.problem(pair)
+    return None if found is None else found.type
+
+
+def after(*facts: Fact, now_ms: int = 1000) -> Pair:
     match = blank()
     for item in facts:
-        match = matching.fold(match, [(item, now_ms)], WINDOW_MS)
+        match = pairing.fold(match, [(item, now_ms)], WINDOWS)
     return match
 
 
@@ -65,13 +71,13 @@ def test_names_are_those_of_the_proto(names: type[StrEnum], proto_name: str, pre
 def test_the_first_side_opens_a_window() -> None:
     match = after(fact(Side.FIRST, 500))
     assert (match.state, match.due_at_ms) == (MatchState.WAITING, 1000 + WINDOW_MS)
-    assert matching.problem(match) is BreakType.MISSING_SECOND
+    assert wrong(match) is BreakType.MISSING_SECOND
 
 
 def test_the_second_side_opens_a_window_too() -> None:
     match = after(fact(Side.SECOND, 500))
     assert (match.state, match.due_at_ms) == (MatchState.WAITING, 1000 + WINDOW_MS)
-    assert matching.problem(match) is BreakType.MISSING_FIRST
+    assert wrong(match) is BreakType.MISSING_FIRST
 
 
 def test_sides_that_agree_match_and_wait_no_more() -> None:
@@ -83,13 +89,13 @@ def test_sides_that_agree_match_and_wait_no_more() -> None:
 def test_sides_that_differ_break_at_once(second: Fact) -> None:
     match = after(fact(Side.FIRST, 500), second)
     assert (match.state, match.due_at_ms) == (MatchState.BROKEN, None)
-    assert matching.problem(match) is BreakType.AMOUNT_MISMATCH
+    assert wrong(match) is BreakType.AMOUNT_MISMATCH
 
 
 def test_one_side_that_contradicts_itself_breaks_even_where_the_other_agrees() -> None:
     match = after(fact(Side.FIRST, 500), fact(Side.SECOND, 500), fact(Side.SECOND, 300))
     assert match.state == MatchState.BROKEN
-    assert matching.problem(match) is BreakType.AMOUNT_MISMATCH
+    assert wrong(match) is BreakType.AMOUNT_MISMATCH
 
 
 def test_nothing_moved_on_one_side_agrees_with_silence() -> None:
@@ -100,31 +106,47 @@ def test_nothing_moved_on_one_side_agrees_with_silence() -> None:
 def test_an_unknown_outcome_waits_and_its_failure_settles_it() -> None:
     match = after(fact(Side.UNKNOWN, 500))
     assert (match.state, match.due_at_ms) == (MatchState.WAITING, 1000 + WINDOW_MS)
-    assert matching.problem(match) is BreakType.RESULT_UNKNOWN
+    assert wrong(match) is BreakType.RESULT_UNKNOWN
     assert after(fact(Side.UNKNOWN, 500), fact(Side.SECOND, 0)).state == MatchState.MATCHED
+
+
+def test_what_was_sent_has_a_window_of_its_own_until_somebody_speaks() -> None:
+    match = after(fact(Side.EXPECTED, 500))
+    assert (match.state, match.due_at_ms) == (MatchState.WAITING, 1000 + WINDOWS.expected_ms)
+    assert wrong(match) is BreakType.RESULT_UNKNOWN
+    assert pairing.at_risk(match) == (500, "EUR")
+    assert after(fact(Side.EXPECTED, 500), fact(Side.SECOND, 0)).state == MatchState.MATCHED
+    assert after(fact(Side.EXPECTED, 500), fact(Side.FIRST, 0)).state == MatchState.MATCHED
+    spoken = after(fact(Side.EXPECTED, 500), fact(Side.SECOND, 500))
+    assert (wrong(spoken), spoken.due_at_ms) == (BreakType.MISSING_FIRST, 1000 + WINDOW_MS)
+
+
+def test_an_outcome_that_is_said_to_be_unknown_takes_the_expectations_place() -> None:
+    match = after(fact(Side.EXPECTED, 500), fact(Side.UNKNOWN, 500))
+    assert match.due_at_ms == 1000 + WINDOW_MS
 
 
 def test_an_outcome_is_unknown_even_after_the_payment_gave_up() -> None:
     match = after(fact(Side.FIRST, 0), fact(Side.UNKNOWN, 500))
     assert match.state == MatchState.WAITING
-    assert matching.problem(match) is BreakType.RESULT_UNKNOWN
+    assert wrong(match) is BreakType.RESULT_UNKNOWN
 
 
 def test_a_known_outcome_opens_a_window_of_its_own_for_the_payment() -> None:
     waiting = after(fact(Side.UNKNOWN, 500))
-    broken = matching.give_up(waiting, 99_000)
-    known = matching.fold(broken, [(fact(Side.SECOND, 500), 50_000)], WINDOW_MS)
+    broken = pairing.give_up(waiting, 99_000)
+    known = pairing.fold(broken, [(fact(Side.SECOND, 500), 50_000)], WINDOWS)
     assert (known.state, known.due_at_ms, known.ask_count) == (MatchState.WAITING, 50_000 + WINDOW_MS, 0)
 
 
 def test_a_broken_match_stays_broken_when_an_old_fact_comes_again() -> None:
-    broken = matching.give_up(after(fact(Side.FIRST, 500)), 99_000)
-    assert matching.fold(broken, [(fact(Side.FIRST, 500), 60_000)], WINDOW_MS) is broken
+    broken = pairing.give_up(after(fact(Side.FIRST, 500)), 99_000)
+    assert pairing.fold(broken, [(fact(Side.FIRST, 500), 60_000)], WINDOWS) is broken
 
 
 def test_a_question_that_was_put_off_stays_put_off_when_an_old_fact_comes_again() -> None:
-    asked = matching.postpone(after(fact(Side.FIRST, 500)), 99_000)
-    assert matching.fold(asked, [(fact(Side.FIRST, 500), 60_000)], WINDOW_MS).due_at_ms == 99_000
+    asked = pairing.postpone(after(fact(Side.FIRST, 500)), 99_000)
+    assert pairing.fold(asked, [(fact(Side.FIRST, 500), 60_000)], WINDOWS).due_at_ms == 99_000
 
 
 @pytest.mark.parametrize(
@@ -140,7 +162,7 @@ def test_a_question_that_was_put_off_stays_put_off_when_an_old_fact_comes_again(
     ],
 )
 def test_what_is_at_risk(facts: list[Fact], expected: tuple[int, str]) -> None:
-    assert matching.at_risk(after(*facts)) == expected
+    assert pairing.at_risk(after(*facts)) == expected
 
 
 _facts = st.builds(fact, st.sampled_from(Side), st.sampled_from([0, 300, 500]), st.sampled_from(["EUR", "USD"]))
@@ -155,17 +177,17 @@ def test_any_order_and_repetition_of_the_same_facts_gives_the_same_match(
     other = data.draw(st.permutations(heard + again))
     one = two = blank()
     for item in heard:
-        one = matching.fold(one, [item], WINDOW_MS)
+        one = pairing.fold(one, [item], WINDOWS)
     for item in other:
-        two = matching.fold(two, [item], WINDOW_MS)
+        two = pairing.fold(two, [item], WINDOWS)
     assert one == two
-    assert matching.fold(blank(), heard, WINDOW_MS) == one
+    assert pairing.fold(blank(), heard, WINDOWS) == one
 
 
 @given(heard=_heard)
 def test_a_match_waits_exactly_while_a_side_is_silent(heard: list[tuple[Fact, int]]) -> None:
-    match = matching.fold(blank(), heard, WINDOW_MS)
-    wrong = matching.problem(match)
+    match = pairing.fold(blank(), heard, WINDOWS)
+    found = wrong(match)
     assert (match.due_at_ms is not None) == (match.state == MatchState.WAITING)
-    assert (match.state == MatchState.MATCHED) == (wrong is None)
-    assert (match.state == MatchState.BROKEN) == (wrong is BreakType.AMOUNT_MISMATCH)
+    assert (match.state == MatchState.MATCHED) == (found is None)
+    assert (match.state == MatchState.BROKEN) == (found is BreakType.AMOUNT_MISMATCH)

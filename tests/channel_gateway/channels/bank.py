@@ -73,6 +73,16 @@ class Bank(OutsideProvider):
         self._nonces.add(nonce)
         return account
 
+    def file(self, request: web.Request, account: Account) -> bytes | None:
+        """A day's statement: today's is not ready."""
+        found = re.fullmatch(BASE_PATH + r"/v2/statements/([0-9-]{10})", request.path)
+        if found is None:
+            return None
+        if datetime.date.fromisoformat(found[1]) >= datetime.datetime.now(datetime.UTC).date():
+            raise Refused("order_not_found")
+        lines = [f"{e.wanted.reference},{e.moved_minor}" for e in account.book.entries.values() if not e.code]
+        return "\n".join(["reference,amount_minor", *lines]).encode()
+
     def read(self, request: web.Request, body: bytes) -> Wanted | str:
         path = request.path.removeprefix(BASE_PATH)
         if request.method == "GET" and (found := re.fullmatch(r"/v2/orders/([^/]+)", path)):

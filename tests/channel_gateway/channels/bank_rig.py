@@ -60,8 +60,10 @@ class BankRig(Rig):
         await self.bank.stop()
 
     def settings(self, **changes: Any) -> SignedJsonChannelSettings:
-        table = self.table | {"base_url": self.bank.url + BASE_PATH, "timeout_s": TIMEOUT_S}
-        table["shadow"] = self.table["shadow"] | {"base_url": self.bank.url + BASE_PATH}
+        table = self.table | {"timeout_s": TIMEOUT_S}
+        if self.bank.url:
+            table["base_url"] = self.bank.url + BASE_PATH
+            table["shadow"] = self.table["shadow"] | {"base_url": self.bank.url + BASE_PATH}
         if changes.get("captures_max", 1) > 1:
             capture = self.table["calls"]["CAPTURE"]
             keeps = capture | {"body": capture["body"] | {"final": False}}
@@ -110,6 +112,7 @@ class BankRig(Rig):
             "strange reference": lie(id="<script>"),
             "long reference": lie(id="x" * 65),
             "other mode": self._answer(self._said(order) | {"mode": "test"}),
+            "no merchant": self._answer(self._said(order) | {"merchant": None}),
             "no mode": self._answer(self._said(order) | {"mode": None}),
             "a key twice": self._answer(true.body[:-1] + b', "mode": "live"}'),
             "not a number": self._answer(true.body[:-1] + b', "x": NaN}'),

@@ -83,6 +83,10 @@ class OutsideProvider(abc.ABC):
     def read(self, request: web.Request, body: bytes) -> Wanted | str:
         """What is asked for: an order, or the reference of one; Refused."""
 
+    def file(self, request: web.Request, account: Account) -> bytes | None:
+        """What a request that is neither of an order nor for one is answered with; Refused."""
+        return None
+
     @abc.abstractmethod
     def answer(self, account: Account, entry: Entry, state: State) -> tuple[int, dict[str, str], bytes]:
         """(status, headers, body) that tell of an order."""
@@ -104,6 +108,9 @@ class OutsideProvider(abc.ABC):
         account = None
         try:
             account = self.authenticate(request, body)
+            file = self.file(request, account)
+            if file is not None:
+                return await self._send(request, 200, {}, file)
             wanted = self.read(request, body)
             if isinstance(wanted, str):
                 found = account.book.find(wanted)

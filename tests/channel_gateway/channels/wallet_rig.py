@@ -77,8 +77,10 @@ class WalletRig(Rig):
         await self.wallet.stop()
 
     def settings(self, **changes: Any) -> SignedJsonChannelSettings:
-        table = self.table | {"base_url": self.wallet.url, "timeout_s": TIMEOUT_S}
-        table["shadow"] = self.table["shadow"] | {"base_url": self.wallet.url}
+        table = self.table | {"timeout_s": TIMEOUT_S}
+        if self.wallet.url:
+            table["base_url"] = self.wallet.url
+            table["shadow"] = self.table["shadow"] | {"base_url": self.wallet.url}
         return SignedJsonChannelSettings.model_validate(table | changes)
 
     def token(

@@ -164,9 +164,13 @@ MESSAGES = (
             ),
         ),
     ),
-    Plant("a match that waits", {"6e"}, ((RECON, "UPDATE recon_match SET state = 'WAITING' WHERE kind = 'TRANSIT'"),)),
+    Plant("a movement that recon never heard of", {"6e"}, ((RECON, "DELETE FROM recon_payment"),)),
+    Plant("a match that nobody asks about", {"6g"}, ((RECON, "UPDATE recon_payment SET pair_counts = '9.9.9.9'"),)),
+    Plant("a channel order that recon never heard of", {"6h"}, ((RECON, "DELETE FROM recon_order"),)),
     Plant(
-        "a movement that recon never heard of", {"6e"}, ((RECON, "DELETE FROM recon_match WHERE kind = 'PAY_LEDGER'"),)
+        "a channel order that recon has otherwise",
+        {"6h"},
+        ((RECON, "UPDATE recon_order SET amount_minor = amount_minor + 1"),),
     ),
     Plant(
         "a dead letter",
@@ -176,7 +180,7 @@ MESSAGES = (
                 RECON,
                 "INSERT INTO dead_letter (id, slot, version, consumer, destination, message_id, biz_id, context, body,"
                 " state, error, created_at_ms) SELECT 'ded_' || substr(id, 5), slot, 1, 'matcher', 'trade.trade_paid',"
-                " 'msg', '', x'', x'', 'OPEN', 'KeyError', 1 FROM recon_match LIMIT 1",
+                " 'msg', '', x'', x'', 'OPEN', 'KeyError', 1 FROM recon_payment LIMIT 1",
             ),
         ),
     ),

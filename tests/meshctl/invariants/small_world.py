@@ -38,6 +38,7 @@ from paykit import context as business
 from paykit.clock import ManualClock
 from paykit.context import MODES, BusinessContext, mint
 from paykit.errors import MeshError
+from paykit.events.gathering import Gather
 from paykit.ids import slot_of
 from paykit.rpc.channels import Channels
 from paykit.settings import ExecutorSettings
@@ -48,13 +49,11 @@ from paykit.store.system import Outbox
 from paymesh.channel.v1 import channel_service_pb2
 from paymesh.common.v1.money_pb2 import Money
 from paymesh.pay.v1 import ledger_service_pb2
-from recon import asking
 from recon import consumers as recon_consumers
-from recon.commands import ApplyAnswer
 from recon.settings import ReconSettings
-from recon.tables import Match
 from tests.meshctl.invariants import mending
-from trade_core import merchant_trades, wire
+from tests.meshctl.invariants.questions import ask_trades
+from trade_core import merchant_trades
 from trade_core.catalogue import TRADE_TYPES, load
 from trade_core.commands import CreateTrade, PayTrade
 from trade_core.consumers import PAYMENT_SUBJECTS, PaymentNews
@@ -64,7 +63,7 @@ from trade_core.parts import PartInput
 from trade_core.payments import REQUESTS
 from trade_core.refunds import RefundTrade
 from trade_core.steps import SUBJECTS, NewTrade, Policy
-from trade_core.tables import PayAttempt, Trade
+from trade_core.tables import Trade
 from trade_core.trade import PayMethod
 from trade_core.types import PayeeKind, TradeType
 from trade_core.wire import TradeView
@@ -147,7 +146,10 @@ class SmallWorld:
 
         self._news = PaymentNews(self.stores["trade_core"], self.policy, Notifier(1), nobody)
         self._rules = cast(ReconSettings, self.settings.recon).rules()
-        self.listeners = {"pay_core": results.consumer(), "recon": recon_consumers.consumer(self._rules)}
+        self.listeners = {
+            "pay_core": results.consumer(),
+            "recon": recon_consumers.consumer(self._rules, Gather(1.0, 1)),
+        }
         self.repairers = mending.consumers(self._rules)
         return self
 
@@ -266,16 +268,7 @@ class SmallWorld:
 
     async def _ask_trades(self) -> None:
         """recon asks the trades about the payments that they have not told it of: those they give back."""
-        recon, trades = self.stores["recon"], self.stores["trade_core"]
-        waiting = select(Match.__table__).where(Match.__table__.c.state == "WAITING")
-        for match in await recon.fetch_everywhere(Match, waiting, shadow=False):
-            of_it = select(PayAttempt.__table__).where(PayAttempt.__table__.c.id == match.source_id)
-            attempts = await trades.fetch_everywhere(PayAttempt, of_it, shadow=False)
-            named = select(Trade.__table__).where(Trade.__table__.c.id == attempts[0].trade_id)
-            (trade,) = await trades.fetch_everywhere(Trade, named, shadow=False)
-            answer = asking.of_trades(match, [wire.trade(TradeView(trade, attempts=attempts))])
-            context = msgspec.structs.replace(business.unpack(match.context), caller="timer:window_passed")
-            await recon.run(ApplyAnswer(Origin.timer(context), match, answer, self._rules))
+        await ask_trades(self.stores["recon"], self.stores["trade_core"], self._rules)
         await self.carry()
 
     # What the relay, the bus and the workers do

@@ -1,0 +1,148 @@
+"""Commands that are held for a moment, so that those about one thing are carried out as one.
+
+Several events of one payment come within a second. A consumer whose commands can be merged writes once for all of
+them: each message is acknowledged only when the merged command is committed, so a crash in between delivers them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, Self
+
+import msgspec
+
+from paykit.events.backoff import is_outage
+from paykit.store.command import Command
+
+
+class Mergeable(Protocol):
+    """A command that may be carried out together with others of the same key, in any order, to the same effect."""
+
+    @property
+    def merge_key(self) -> str:
+        """What it is about."""
+        ...
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing more is expected: then it does not wait any longer."""
+        ...
+
+    def merged(self, other: Self) -> Self:
+        """One command that does what both do."""
+        ...
+
+
+class Gather(msgspec.Struct, frozen=True):
+    """How long a command waits for others of its key, and how many are held at once; beyond it the oldest go first."""
+
+    hold_s: float
+    held_max: int
+
+
+class _Held:
+    """What has come for one key so far."""
+
+    __slots__ = ("command", "due_s", "parts")
+
+    def __init__(self, command: Any, due_s: float) -> None:
+        self.command = command  # all parts as one
+        self.due_s = due_s
+        self.parts: list[tuple[Any, asyncio.Future[None]]] = []
+
+
+class Gatherer:
+    """Holds the commands of one consumer, on both sides."""
+
+    def __init__(self, run: Callable[[Command[Any]], Awaitable[Any]], gather: Gather) -> None:
+        self._run = run
+        self._gather = gather
+        self._held: dict[tuple[str, str], _Held] = {}  # in the order in which they are due
+        self._count = 0  # commands held
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+
+    async def run(self, command: Any) -> None:
+        """Returns when ``command`` is committed, by itself or with others; raises what the store says of it."""
+        loop = asyncio.get_running_loop()
+        key = (command.origin.context.mode, command.merge_key)
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = _Held(command, loop.time() + self._gather.hold_s)
+        else:
+            held.command = held.command.merged(command)
+        done: asyncio.Future[None] = loop.create_future()
+        held.parts.append((command, done))
+        self._count += 1
+        if held.command.is_whole or self._is_draining:
+            self._release(key)
+        while self._count > self._gather.held_max:
+            self._release(next(iter(self._held)))
+        if self._timer is None and self._held:
+            self._wait()
+        await done
+
+    def drain(self) -> None:
+        """Carries out what is held, and from now on everything at once."""
+        self._is_draining = True
+        while self._held:
+            self._release(next(iter(self._held)))
+
+    def _wait(self) -> None:
+        first = next(iter(self._held.values()))
+        self._timer = asyncio.get_running_loop().call_at(first.due_s, self._release_due)
+
+    def _release_due(self) -> None:
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        while self._held:
+            key, held = next(iter(self._held.items()))
+            if held.due_s > now_s:
+                self._wait()
+                return
+            self._release(key)
+
+    def _release(self, key: tuple[str, str]) -> None:
+        held = self._held.pop(key)
+        self._count -= len(held.parts)
+        # A context of its own: it is carried out for several messages.
+        task = asyncio.get_running_loop().create_task(self._carry_out(held), context=contextvars.Context())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _carry_out(self, held: _Held) -> None:
+        try:
+            await self._run(held.command)
+        except asyncio.CancelledError:
+            for _, done in held.parts:
+                done.cancel()
+            raise
+        except Exception as error:
+            if len(held.parts) == 1 or is_outage(error):
+                for _, done in held.parts:
+                    _fail(done, error)
+            else:
+                await self._one_by_one(held)
+        else:
+            for _, done in held.parts:
+                if not done.done():
+                    done.set_result(None)
+
+    async def _one_by_one(self, held: _Held) -> None:
+        """One of them cannot be carried out: it must not take the others with it."""
+        for command, done in held.parts:
+            try:
+                await self._run(command)
+            except Exception as error:
+                _fail(done, error)
+            else:
+                if not done.done():
+                    done.set_result(None)
+
+
+def _fail(done: asyncio.Future[None], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)
