@@ -35,7 +35,7 @@ def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Cl
     rules = RuleBook(settings.rules_path, on_activated=partial(keep_rules, store))
     service.add_background(rules.start, rules.stop)
     terms = TermsBook(rules, settings.channel_result_due_s, settings.channel_result_due_max_s)
-    service.add_servicer(pay_service_pb2_grpc.add_PayServiceServicer_to_server, PayApi(store, terms))
+    service.add_servicer(pay_service_pb2_grpc.add_PayServiceServicer_to_server, PayApi(store, terms, service.channels))
     service.add_servicer(ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerApi(store))
     service.add_servicer(ledger_service_pb2_grpc.add_BenefitServiceServicer_to_server, BenefitApi(store))
     service.add_servicer(ledger_service_pb2_grpc.add_TransitServiceServicer_to_server, TransitApi(store, terms))

@@ -26,6 +26,7 @@ from pay_core.payment import (
     Step,
     to_balance,
 )
+from pay_core.routes import stored
 from pay_core.rules.model import Decision, Share, ShareKind
 from paykit.errors import FailedPrecondition
 
@@ -67,6 +68,7 @@ def funding_steps(order: Order, decision: Decision) -> list[Step]:
                 channel=collect.channel,
                 token=funding.token,
                 instrument=funding.instrument,
+                route=stored(collect.route),
             )
         )
     if decision.payer_fee_minor and order.operation != Operation.WITHDRAW:

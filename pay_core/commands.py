@@ -30,6 +30,7 @@ from pay_core.payment import (
 from pay_core.phases import Refunded
 from pay_core.reading import chain_of, payment_keys, step_keys
 from pay_core.refunds import reserve_original
+from pay_core.routes import channels_of
 from pay_core.rules.model import Decision
 from pay_core.tables import Instruction, Payment
 from pay_core.terms import Terms
@@ -256,7 +257,13 @@ class SettleInstruction(Command[None]):
         self.outcome, self.terms = outcome, terms
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        return payment_keys(rows, self.payment_id)
+        keys = payment_keys(rows, self.payment_id)
+        settled = rows.get(Instruction, self.instruction_id)
+        if settled is not None and self.outcome.channel not in ("", settled.channel):
+            # It is booked where it was done.
+            elsewhere = msgspec.structs.replace(settled, channel=self.outcome.channel)
+            keys += step_keys(rows, self.slot, settled.currency, [elsewhere])
+        return keys
 
     def decide(self, work: Work) -> None:
         payment = work.get(Payment, self.payment_id)
@@ -271,9 +278,19 @@ class SettleInstruction(Command[None]):
                 subject=instruction.id,
             )
         _check_moved(instruction, self.outcome)
+        _check_channel(instruction, self.outcome)
         run = Orchestration(work, payment, chain, self.terms)
         if run.settle(self.instruction_id, self.outcome):
             run.advance()
+
+
+def _check_channel(instruction: Instruction, outcome: Outcome) -> None:
+    if outcome.channel and outcome.channel not in {instruction.channel, *channels_of(instruction.route)}:
+        raise FailedPrecondition(
+            f"instruction {instruction.id} may not be carried out by {outcome.channel}",
+            reason="CHANNEL_MISMATCH",
+            subject=instruction.id,
+        )
 
 
 def _check_moved(instruction: Instruction, outcome: Outcome) -> None:

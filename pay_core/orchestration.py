@@ -123,13 +123,14 @@ class Orchestration:
                 reason="CONTRADICTORY_RESULT",
                 subject=instruction_id,
             )
+        # The channel that did it, before anything is booked: of several the gateway has chosen.
+        told = {"channel_order_id": outcome.channel_order_id, "channel": outcome.channel}
         if state == InstructionState.FAILED:
-            changes = {"failure_reason": outcome.failure_reason, "channel_order_id": outcome.channel_order_id}
-            self._move(index, state, **changes)
+            self._move(index, state, failure_reason=outcome.failure_reason, **told)
             self._failed(index)
             return True
         moved_minor = outcome.settled_minor if outcome.settled_minor != instruction.amount_minor else 0
-        self._move(index, state, channel_order_id=outcome.channel_order_id, moved_minor=moved_minor)
+        self._move(index, state, moved_minor=moved_minor, **told)
         instruction = self.chain[index]
         TOOLS[instruction.tool].book(self.work, instruction, self._draft)
         if moved_minor > instruction.amount_minor:
@@ -201,6 +202,7 @@ class Orchestration:
                 unit_count=step.unit_count,
                 attempt_no=step.attempt_no,
                 not_before_ms=step.not_before_ms,
+                route=step.route,
             )
             if direction == Direction.REVERSE and step.attempt_no == 1:
                 self._count_given_back(step)

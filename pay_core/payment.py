@@ -144,6 +144,7 @@ class Step(NamedTuple):
     attempt_no: int = 1
     not_before_ms: int | None = None
     bearer_id: str = ""  # of a funding: the payee whose shares bear it; known at intake only
+    route: str | None = None  # tool channel: as Instruction.route
 
 
 class Funding(NamedTuple):

@@ -116,6 +116,7 @@ class Instruction(Row, frozen=True, kw_only=True):
     moved_minor: Minor = 0  # where a channel moved another amount than asked for; else 0
     attempt_no: Small = 1  # of a REVERSE one: which try
     not_before_ms: Millis | None = None  # of an INIT one: begun then
+    route: LongText | None = None  # tool channel: JSON, see routes.stored; None where one channel was named
 
 
 @mapped(metadata, "hold", unique=["instruction_id"], index=[("account_id", "id"), ("payment_id",)])

@@ -17,6 +17,7 @@ from pay_core.orchestration import PaymentView
 from pay_core.terms import TermsBook
 from paykit import context as business_context
 from paykit.rpc.batching import serve_batch
+from paykit.rpc.channels import Channels
 from paykit.rpc.checks import Fields, encode_page_token
 from paykit.store.command import Command, Origin
 from paykit.store.store import Store
@@ -26,9 +27,11 @@ from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc, payment_pb2
 class PayApi(CaseApi, PreviewApi, TreeApi, pay_service_pb2_grpc.PayServiceServicer):
     """The four operations, captures and voids, and reads of payments."""
 
-    def __init__(self, store: Store, terms: TermsBook) -> None:
+    def __init__(self, store: Store, terms: TermsBook, channels: Channels) -> None:
+        """``channels``: for PreviewPayment alone, which asks channel_gateway for routes."""
         self._store = store
         self._terms = terms
+        self._channels = channels
 
     async def Recharge(self, request: Any, context: Any) -> Any:
         return pay_service_pb2.RechargeResponse(payment=await self._start("Recharge", recharge_order(request), request))

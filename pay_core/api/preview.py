@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from pay_core.api import requests
+from pay_core.api.preview_route import preview_route
 from pay_core.commands import Refund, StartPayment
 from pay_core.convert import payment_proto
 from pay_core.ledger import KIND_NUMBER, AccountKind
@@ -14,6 +16,7 @@ from pay_core.tables import Account, Entry, LimitUsage, Payment
 from pay_core.terms import TermsBook
 from pay_core.usage import usage_key
 from paykit import context as business_context
+from paykit.rpc.channels import Channels
 from paykit.rpc.checks import Fields
 from paykit.store.command import Origin, Previewed
 from paykit.store.store import Store
@@ -32,6 +35,7 @@ class PreviewApi:
 
     _store: Store
     _terms: TermsBook
+    _channels: Channels
 
     async def PreviewPayment(self, request: Any, context: Any) -> Any:
         fields = Fields()
@@ -42,7 +46,11 @@ class PreviewApi:
         command = self._command(chosen, getattr(request, chosen))
         previewed = await self._store.preview(command)
         assert command.decision is not None
-        return _response(previewed, command.decision)
+        response = _response(previewed, command.decision)
+        # Outside any transaction; what channel_gateway does not answer in time is left out, and the rest is shown.
+        routed = [ins for ins in previewed.result.chain if ins.route is not None]
+        response.routes.extend(await asyncio.gather(*(preview_route(self._channels, ins) for ins in routed)))
+        return response
 
     def _command(self, chosen: str, request: Any) -> StartPayment | Refund:
         origin = Origin.timer(business_context.current())

@@ -177,6 +177,30 @@ class Section:
             self.problem("must not be empty", key)
         return found
 
+    def named(
+        self, key: str, name_key: str, keys: tuple[str, ...], judge: Callable[[str], str]
+    ) -> list[tuple[str, Section | None]]:
+        """A list of names as ``texts``, each alone or as a mapping with more: its name is under ``name_key``."""
+        if key not in self:
+            self.missing(key)
+            return []
+        elements = list(self._elements(key))
+        found: list[tuple[str, Section | None]] = []
+        for node, path in elements:
+            section = Section(self._problems, node, path, keys) if isinstance(node, yaml.MappingNode) else None
+            if section is not None and name_key not in section:
+                section.missing(name_key)
+                continue
+            named, where = (node, path) if section is None else (section._values[name_key], section.path_of(name_key))
+            text = self._text(named, where, "a text")
+            message = "is named twice" if any(text == name for name, _ in found) else judge(text)
+            if text and message:
+                self._problems.add(named.start_mark, where, f"{text[:64]} {message}")
+            found.append((text, section))
+        if not elements and isinstance(self._values[key], yaml.SequenceNode):
+            self.problem("must not be empty", key)
+        return found
+
     def section(self, key: str, keys: tuple[str, ...]) -> Section | None:
         """A mapping below this one, or None where the key is left out."""
         node = self._values.get(key)

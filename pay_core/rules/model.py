@@ -85,15 +85,45 @@ class PaymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     scene: str = ""
 
 
-class Collect(msgspec.Struct, frozen=True):
-    """A funding in its turn: its index among the facts, its channel, and channels that may do it instead.
+class RouteStrategy(StrEnum):
+    """How one of several channels is chosen. The names are those of the proto."""
 
-    ``channel`` is empty for tools inside; ``alternatives`` are routing hints, the best first.
+    FIRST = "FIRST"
+    LOWEST_COST = "LOWEST_COST"
+    BEST_SUCCESS = "BEST_SUCCESS"
+    WEIGHTED = "WEIGHTED"
+
+
+class RouteCandidate(msgspec.Struct, frozen=True, array_like=True):
+    """A channel that may carry an instruction: its weight, and what it costs (minor units, parts per million)."""
+
+    channel: str
+    weight: int = 1
+    fixed_minor: int = 0
+    rate_ppm: int = 0
+
+
+class Route(msgspec.Struct, frozen=True, array_like=True):
+    """Several channels that may carry an instruction: channel_gateway, which knows how they fare, chooses.
+
+    ``channels_max``: on how many it may be tried in all, another one only on a failure for a reason in ``switch_on``.
+    """
+
+    candidates: tuple[RouteCandidate, ...]
+    strategy: RouteStrategy = RouteStrategy.FIRST
+    channels_max: int = 1
+    switch_on: tuple[str, ...] = ()
+
+
+class Collect(msgspec.Struct, frozen=True):
+    """A funding in its turn: its index among the facts, and its channel, which is empty for tools inside.
+
+    ``route``: where another channel may carry it too; ``channel`` is then the first of them.
     """
 
     index: int
     channel: str = ""
-    alternatives: tuple[str, ...] = ()
+    route: Route | None = None
 
 
 class Bearer(StrEnum):

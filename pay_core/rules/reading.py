@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from pay_core.ledger import OWNED_KINDS, AccountKind, is_internal
+from pay_core.rules import routes
 from pay_core.rules.amounts import PPM, Price, Rounding, Tier, TierMode
 from pay_core.rules.document import Section, parse
 from pay_core.rules.expression import Expression
@@ -108,9 +109,9 @@ class _Reader:
         """Which channels carry what."""
         scope = route_scope(self._known_tools)
         rules = []
-        for name, section in self._named("routes", ("name", "when", "channels")):
-            channels = section.texts("channels", self._judge_channel)
-            rules.append(RouteRule(name, self._when(section, scope), tuple(channels)))
+        for name, section in self._named("routes", routes.KEYS):
+            route = routes.read_route(section, self._judge_channel)
+            rules.append(RouteRule(name, self._when(section, scope), route))
         return tuple(rules)
 
     def limits(self) -> tuple[LimitRule, ...]:

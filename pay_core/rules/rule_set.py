@@ -25,6 +25,7 @@ from pay_core.rules.model import (
     Place,
     RefundPolicy,
     ReversalPolicy,
+    Route,
     Share,
     ShareKind,
 )
@@ -47,11 +48,11 @@ class ToolRule(NamedTuple):
 
 
 class RouteRule(NamedTuple):
-    """Which channels carry an instrument, the best first."""
+    """Which channels carry an instrument."""
 
     name: str
     when: Expression
-    channels: tuple[str, ...]
+    route: Route
 
 
 class LimitRule(NamedTuple):
@@ -206,14 +207,14 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         if funding.channel or instrument is None:
             return Collect(index, funding.channel)
         asked = {**values, "instrument": instrument}
-        channels = next((rule.channels for rule in self.routes if rule.when.holds(asked)), None)
-        if channels is None:
+        route = next((rule.route for rule in self.routes if rule.when.holds(asked)), None)
+        if route is None:
             raise FailedPrecondition(
                 f"no channel carries {instrument} for this payment",
                 reason="NO_ROUTE",
                 metadata={"instrument": instrument},
             )
-        return Collect(index, channels[0], channels[1:])
+        return Collect(index, route.candidates[0].channel, route if len(route.candidates) > 1 else None)
 
 
 def _payees(facts: PaymentFacts) -> list[Share]:

@@ -61,13 +61,15 @@ class Outcome(NamedTuple):
     """What became of a PROCESSING instruction. ``failure_reason`` is empty where it is done.
 
     ``moved``: amount in minor units and currency that it was carried out over, None where nothing was said.
-    ``settled_minor``: what was really moved, where that is another amount; else 0.
+    ``settled_minor``: what was really moved, where that is another amount; else 0. ``channel``: the one that did it, or
+    gave it up last; empty where that is the instruction's own.
     """
 
     failure_reason: str = ""
     channel_order_id: str | None = None
     moved: tuple[int, str] | None = None
     settled_minor: int = 0
+    channel: str = ""
 
 
 class Question(NamedTuple):

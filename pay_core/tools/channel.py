@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pay_core import ledger
+from pay_core import ledger, routes
 from pay_core.ledger import AccountKind, Draft, Leg, internal
 from pay_core.payment import CHANNEL, Action, InstructionState, Step, collected_minor
 from pay_core.tables import Instruction
@@ -38,13 +38,14 @@ class ChannelTool(BaseTool):
     def begin(self, work: Work, instruction: Instruction, draft: Draft) -> Begun:
         request = channel_service_pb2.SubmitChannelOrderRequest(
             request_id=instruction.id,
-            kind=_kind(instruction),
+            kind=kind_of(instruction),
             channel=instruction.channel,
             amount=money_pb2.Money(currency_code=instruction.currency, amount_minor=instruction.amount_minor),
             instruction_id=instruction.id,
             payment_id=instruction.payment_id,
             token=instruction.token,
             original_channel_order_id=instruction.original_channel_order_id or "",
+            **_candidates(instruction),
         )
         work.call(SUBMIT_CHANNEL_ORDER, request)
         return _SENT
@@ -76,7 +77,8 @@ class ChannelTool(BaseTool):
         return Question(SERVICE, GET_CHANNEL_ORDER, request, _read)
 
 
-def _kind(instruction: Instruction) -> channel_order_pb2.ChannelOrderKind.ValueType:
+def kind_of(instruction: Instruction) -> channel_order_pb2.ChannelOrderKind.ValueType:
+    """What the provider is asked to do."""
     if instruction.action == Action.COLLECT:
         if instruction.reserve_id is None:
             return channel_order_pb2.CHANNEL_ORDER_KIND_CHARGE
@@ -90,6 +92,12 @@ def _kind(instruction: Instruction) -> channel_order_pb2.ChannelOrderKind.ValueT
     return channel_order_pb2.CHANNEL_ORDER_KIND_VOID
 
 
+def _candidates(instruction: Instruction) -> dict[str, Any]:
+    """What follows an earlier order goes by the channel that carried that one: it has no route."""
+    route = routes.route_of(instruction.route)
+    return {} if route is None else {**routes.asked(route), **routes.switching(route)}
+
+
 def outcome_of(order: channel_order_pb2.ChannelOrder) -> Outcome | None:
     """What a channel order says of its instruction; None where it is not over."""
     if order.state == channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED:
@@ -99,7 +107,7 @@ def outcome_of(order: channel_order_pb2.ChannelOrder) -> Outcome | None:
     else:
         return None
     moved = (order.amount.amount_minor, order.amount.currency_code)
-    return Outcome(failure_reason, order.channel_order_id, moved, order.settled_minor)
+    return Outcome(failure_reason, order.channel_order_id, moved, order.settled_minor, order.channel)
 
 
 def _read(response: Any) -> Outcome | None:

@@ -137,7 +137,7 @@ class SmallWorld:
         await keep_rules(pay, terms.rules.active)
         results = ChannelResults(pay, channels, terms)
         self.apis: dict[str, Any] = {
-            "PayService": PayApi(pay, terms),
+            "PayService": PayApi(pay, terms, channels),
             "TransitService": TransitApi(pay, terms),
         }
 

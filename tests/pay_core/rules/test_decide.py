@@ -17,6 +17,9 @@ from pay_core.rules import (
     PaymentFacts,
     ReversalFallback,
     ReversalPolicy,
+    Route,
+    RouteCandidate,
+    RouteStrategy,
     RuleSet,
     ShareKind,
 )
@@ -69,11 +72,27 @@ def test_an_instrument_is_routed_by_the_first_rule_and_a_named_channel_is_kept()
     decision = rules(ROUTES).decide(funded(*fundings))
     assert decision.collects == (
         Collect(2),
-        Collect(0, "acquirer_a", ("acquirer_b",)),
+        Collect(0, "acquirer_a", Route((RouteCandidate("acquirer_a"), RouteCandidate("acquirer_b")))),
         Collect(1, "chosen"),
     )
     cheap = rules(ROUTES).decide(funded(FundingFact("card", 5000)))
     assert cheap.collects == (Collect(0, "acquirer_b"),)
+
+
+def test_a_route_says_what_each_channel_costs_how_one_is_chosen_and_when_another_is_tried() -> None:
+    text = """
+routes:
+  - name: cards
+    when: "instrument == 'CARD'"
+    channels: [acquirer_a, {channel: acquirer_b, fixed_minor: 10, rate_ppm: 9_000}]
+    strategy: LOWEST_COST
+    channels_max: 2
+    switch_on: [PROVIDER_UNREACHABLE]
+"""
+    (collect,) = rules(text).decide(funded(FundingFact("card", 100))).collects
+    candidates = (RouteCandidate("acquirer_a"), RouteCandidate("acquirer_b", 1, 10, 9_000))
+    assert collect.route == Route(candidates, RouteStrategy.LOWEST_COST, 2, ("PROVIDER_UNREACHABLE",))
+    assert collect.channel == "acquirer_a"
 
 
 def test_an_instrument_nothing_carries_refuses_the_payment() -> None:

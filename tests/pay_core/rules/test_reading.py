@@ -35,6 +35,50 @@ def problems_of(text: str, **options: frozenset[str]) -> list[str]:
         ("routes: [{name: a, when: true, channels: [b, b]}]", "1:46 routes[0].channels[1]: b is named twice"),
         ("routes: [{name: a, when: true, channels: [no]}]", "1:43 routes[0].channels[0]: must be a text: put 'no' in"),
         ("routes: [{name: a, when: true, channels: ['B']}]", "1:43 routes[0].channels[0]: B is no name of a channel"),
+        (
+            "routes: [{name: a, when: true, channels: [{weight: 1}]}]",
+            "1:43 routes[0].channels[0]: channel is missing",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [b, {channel: b}]}]",
+            "1:56 routes[0].channels[1].channel: b is named twice",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [{channel: b, price: 1}]}]",
+            "1:56 routes[0].channels[0]: unknown key 'price': known are channel, weight",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [{channel: b, weight: 2}]}]",
+            "1:64 routes[0].channels[0].weight: weighs nothing: the strategy is not WEIGHTED",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [{channel: b, rate_ppm: -1}]}]",
+            "1:66 routes[0].channels[0].rate_ppm: must be 0 to 1,000,000",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [b], strategy: BEST}]",
+            "1:57 routes[0].strategy: must be one of FIRST, LOWEST_COST, BEST_SUCCESS, WEIGHTED",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [{channel: b, weight: 0}], strategy: WEIGHTED}]",
+            "1:42 routes[0].channels: have no weight together",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [b, c], channels_max: 3}]",
+            "1:64 routes[0].channels_max: there are only 2",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [b, c], channels_max: 2}]",
+            "1:64 routes[0].channels_max: no reason would ever lead to another channel",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [b, c], switch_on: [X]}]",
+            "1:61 routes[0].switch_on: no other channel is ever tried: channels_max is 1",
+        ),
+        (
+            "routes: [{name: a, when: true, channels: [b, c], channels_max: 2, switch_on: [x]}]",
+            "1:79 routes[0].switch_on[0]: x is no reason",
+        ),
         ("limits: [{name: a, when: true, per: day}]", "1:10 limits[0]: limits nothing"),
         ("limits: [{name: a, when: true, per: year, max_count: 1}]", "1:37 limits[0].per: must be one of payment, day"),
         ("limits: [{name: a, when: true, per: payment, max_count: 1}]", "1:57 limits[0].max_count: one payment is"),
