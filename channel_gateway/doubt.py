@@ -143,7 +143,10 @@ def judge(
     ``attempt``: what the order left on the doubt's channel; None where that is still its own.
     """
     if answer.status is _R.SUCCEEDED:
-        return _stands(order, attempt, answer, policy)
+        verdict = _stands(order, attempt, answer, policy)
+        # An answer about what is known here says nothing of another order of the provider's that is in doubt.
+        is_beside = verdict is _DISMISSED and _is_of_another(order, attempt, doubt)
+        return None if is_beside else verdict
     if answer.status is _R.NOT_FOUND and not _is_gone_for_certain(doubt, asked_at_ms, policy):
         return None
     if answer.status not in (_R.FAILED, _R.NOT_FOUND):
@@ -151,6 +154,8 @@ def judge(
     if attempt is not None or order.state == _S.FAILED:
         return _DISMISSED
     if order.state == _S.SUCCEEDED:
+        if _is_of_another(order, attempt, doubt) and answer.provider_reference in ("", doubt.provider_reference):
+            return _DISMISSED if answer.status is _R.FAILED and answer.provider_reference else None
         return Verdict(DoubtType.DENIED, moved_minor(order), order.currency, order.provider_reference)
     return None  # the order is still open: its own questions settle it first
 
@@ -199,6 +204,12 @@ def _stands(
     if not CHANNEL_ORDER.is_terminal(order.state):
         return None  # its own questions settle it first
     return _DISMISSED if mismatch is None else Verdict(mismatch.feared, *said)
+
+
+def _is_of_another(order: ChannelOrder, attempt: ChannelAttempt | None, doubt: ChannelDoubt) -> bool:
+    """Whether the doubt is about another of the provider's orders than the one that is known here."""
+    known = order.provider_reference
+    return attempt is None and bool(known) and doubt.provider_reference not in ("", known)
 
 
 def _is_gone_for_certain(doubt: ChannelDoubt, asked_at_ms: int, policy: ChannelPolicy) -> bool:

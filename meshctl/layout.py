@@ -16,10 +16,15 @@ from meshctl.settings import SERVICES
 # What each channel is told to do, and what the provider's account for it does.
 CHANNELS: dict[str, dict[str, Any]] = {
     "sandbox_card": {"operations": ["CHARGE", "REFUND", "AUTHORIZE", "CAPTURE", "VOID"]},
+    "sandbox_card_b": {"operations": ["CHARGE", "REFUND", "AUTHORIZE", "CAPTURE", "VOID"]},
     "sandbox_bank": {"operations": ["PAYOUT"]},
     "sandbox_wallet": {"operations": ["CHARGE", "REFUND"], "amount_may_differ": True},
 }
 ACCOUNTS: dict[str, dict[str, Any]] = {"sandbox_wallet": {"customer_confirms": True}}
+# On a developer's machine nobody waits 15 seconds for the first question.
+LADDER_S = [2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0]
+# The first card channel's provider is in maintenance for these tokens: what another channel is for.
+RULES = [{"behaviour": "maintenance", "account": "sandbox_card_live", "token_prefix": "tok_ok_elsewhere"}]
 SHARDS = ("s0", "s1")
 MODES = ("live", "shadow")
 HOST = "127.0.0.1"
@@ -79,7 +84,7 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
         "notification_listen": ports.address("notifications"),
         "channels": {
             channel: _provider_account(accounts[channel, "live"], ports)
-            | {"statement_format": "csv"}
+            | {"statement_format": "csv", "query_ladder_s": LADDER_S}
             | declared
             | {"shadow": _provider_account(accounts[channel, "shadow"], ports)}
             for channel, declared in CHANNELS.items()
@@ -91,6 +96,7 @@ def configuration(database_url: DatabaseUrl, bus: dict[str, Any], ports: Ports, 
         "port": ports.by_name["sandbox"],
         "book_path": str(book),
         "admin_key": secrets.token_urlsafe(24),
+        "fault_rules": RULES,
         "accounts": {f"{channel}_{mode}": account for (channel, mode), account in accounts.items()},
     }
     return config
@@ -106,6 +112,7 @@ def write_configuration(path: Path, config: dict[str, Any]) -> None:
 def _account(channel: str, mode: str, ports: Ports) -> dict[str, Any]:
     return {
         "livemode": mode == "live",
+        "merchant": f"{channel}_{mode}",
         "api_key": secrets.token_urlsafe(24),
         "notification_url": f"http://{ports.address('notifications')}/notifications/{channel}",
         "notification_key_id": "k1",
@@ -131,6 +138,7 @@ def _provider_account(account: dict[str, Any], ports: Ports) -> dict[str, Any]:
     """The same account, as the gateway is told of it."""
     return {
         "base_url": f"http://{ports.address('sandbox')}",
+        "merchant_id": account["merchant"],
         "api_key": {"value": account["api_key"]},
         "notification_keys": {account["notification_key_id"]: {"value": account["notification_key"]}},
     }

@@ -76,7 +76,8 @@ def resolved(event: events_pb2.ChannelDoubtEvent) -> tuple[Doubted, Confirmed | 
         return found, Confirmed(BreakType.CURRENCY_MISMATCH, subject, evidence, said)
     more_minor = {BreakType.STATUS_MISMATCH: -said[0], BreakType.AMOUNT_MISMATCH: said[0] - known_minor}.get(wrong, 0)
     difference_minor = more_minor * _DIRECTION.get(order.kind, 0)
-    risk = (abs(more_minor) if wrong is BreakType.AMOUNT_MISMATCH else said[0], said[1])
+    # Of the right amount for a wrong merchant all is at risk.
+    risk = (abs(more_minor) or said[0] if wrong is BreakType.AMOUNT_MISMATCH else said[0], said[1])
     return found, Confirmed(wrong, subject._replace(difference_minor=difference_minor), evidence, risk)
 
 

@@ -245,6 +245,7 @@ def _as_result(said: SandboxOrder) -> ProviderResult:
         failure_reason=reason if failed else "",
         amount_minor=said.amount_minor,
         currency=said.currency,
+        merchant=said.merchant or None,
     )
 
 

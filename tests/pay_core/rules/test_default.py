@@ -9,7 +9,7 @@ from pay_core.rules import Collect, Fallback, FundingFact, PayeeFact, ReversalFa
 from paykit.money import AMOUNT_MINOR_MAX
 from tests.pay_core.rules.support import transfer
 
-SANDBOX = frozenset({"sandbox_card", "sandbox_bank", "sandbox_wallet"})
+SANDBOX = frozenset({"sandbox_card", "sandbox_card_b", "sandbox_bank", "sandbox_wallet"})
 
 
 @pytest.fixture(scope="module")
@@ -57,4 +57,4 @@ async def test_it_is_not_watched_as_it_never_changes(book: RuleBook) -> None:
     await book.start()
     assert not await book.reload_if_changed()
     await book.stop()
-    assert book.active.version == 1
+    assert book.active.version == 2
