@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 CHUNK_BYTES_MAX = 65_536
 BYTES_MAX = 2 * 1024**3
-SECONDS_MAX = 3_600.0
+SECONDS_MAX = 14_400.0  # of a million transactions, a hundred at a time
 STREAMS_MAX = 4
 # What happened in the last minute of a day may show up at the provider a little later.
 SETTLING_S = 300

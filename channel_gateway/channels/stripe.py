@@ -44,8 +44,8 @@ from paykit.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
 
-# Beside the calls of the lane: statements, and the second call of an operation.
-_MORE_CONNECTIONS = 8
+# Beside the calls of the lane: statements, of which four are read at once, each with nine calls at the most.
+_MORE_CONNECTIONS = 40
 _KEY_MODE = re.compile(r"(?:sk|rk)_(live|test)_")
 _K = ChannelOrderKind
 

@@ -25,6 +25,8 @@ class StripeChannelSettings(ChannelSettings):
     stripe_version: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(\.[a-z]+)?$")] = (
         "2026-10-28.endive"
     )
+    # Stripe allows fifty, and as many keys in the metadata, where each leaves its mark.
+    captures_max: Annotated[int, Field(ge=1, le=45)] = 1
     timeout_s: Seconds = 20.0
     confirm_notifications: bool = True  # events come in any order, and late
     # An hour after it was sent, a payment that neither the search nor the lists know will not come any more.

@@ -38,20 +38,24 @@ _ATTEMPTS = 4  # of a page: reading is harmless, and a day has many
 _INTENTS_AT_ONCE = 8
 _DAY_S = 86_400
 
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_]+$")]
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_]+$")]
 _Signed = Annotated[int, msgspec.Meta(ge=-(10**15), le=10**15)]
-_Word = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9_]*$")]
+_Word = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9_.]*$")]
 
 
 class Source(msgspec.Struct, frozen=True):
     """What moved the balance."""
 
     id: _Id
-    object: _Word
+    object: _Word = ""
     amount: _Signed | None = None
     currency: _Word | None = None
     payment_intent: _Id | None = None
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] | None = None
+
+    def told(self, key: str) -> str:
+        """What the metadata says; empty where it says nothing."""
+        return (self.metadata or {}).get(key, "")
 
 
 class Transaction(msgspec.Struct, frozen=True):
@@ -68,7 +72,11 @@ class Transaction(msgspec.Struct, frozen=True):
     status: _Word
     reporting_category: _Word = ""
     exchange_rate: float | None = None
-    source: Source | None = None
+    source: Source | _Id | None = None
+
+    def moved_by(self) -> Source | None:
+        """Its source; of what Stripe does not show here, the id alone."""
+        return Source(id=self.source) if isinstance(self.source, str) else self.source
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -121,7 +129,7 @@ async def _captures(
     api: stripe.V1Services, channel: str, transactions: list[Transaction], retry_delay_s: float
 ) -> dict[str, dict[str, int]]:
     """The captures, by channel order id, of each authorisation among the sources, by payment intent."""
-    sources = [transaction.source for transaction in transactions]
+    sources = [transaction.moved_by() for transaction in transactions]
     wanted = {
         source.payment_intent
         for source in sources
@@ -143,11 +151,11 @@ async def _captures(
 
 
 def _is_authorization(source: Source) -> bool:
-    return source.object == "charge" and source.metadata.get(KIND_KEY) == ChannelOrderKind.AUTHORIZE
+    return source.object == "charge" and source.told(KIND_KEY) == ChannelOrderKind.AUTHORIZE
 
 
 def _line(transaction: Transaction, captures: dict[str, dict[str, int]]) -> Line:
-    source = transaction.source
+    source = transaction.moved_by()
     order_id = _order_of(transaction, captures)
     return Line(
         id=transaction.id,
@@ -163,7 +171,7 @@ def _line(transaction: Transaction, captures: dict[str, dict[str, int]]) -> Line
         status=transaction.status,
         exchange_rate=transaction.exchange_rate,
         # No metadata of it: others may have put into it what is none of recon's business.
-        source=None if source is None else msgspec.structs.replace(source, metadata={}),
+        source=None if source is None else msgspec.structs.replace(source, metadata=None),
         metadata={ORDER_KEY: order_id} if order_id else {},
     )
 
@@ -173,11 +181,11 @@ def _order_of(transaction: Transaction, captures: dict[str, dict[str, int]]) -> 
 
     Of several captures of one authorisation it is told by the amount, where no other has the same.
     """
-    source = transaction.source
+    source = transaction.moved_by()
     if source is None:
         return ""
     if not _is_authorization(source):
-        order_id = source.metadata.get(ORDER_KEY, "")
+        order_id = source.told(ORDER_KEY)
         return order_id if is_id(order_id, "chn") else ""
     taken = captures.get(source.payment_intent or "", {})
     fitting = [order_id for order_id, amount in taken.items() if len(taken) == 1 or amount == transaction.amount]

