@@ -32,6 +32,7 @@ PROVIDER_REFUSED = "PROVIDER_REFUSED"  # it called the request itself wrong
 PROVIDER_DECLINED = "PROVIDER_DECLINED"  # it gave no code that could be passed on
 
 _JSON = "application/json"
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CODE = re.compile(r"[a-z0-9_]{1,32}")
 _UNKNOWN = ProviderResult(status=ResultStatus.UNKNOWN)
 _NOT_SENT = ProviderResult(status=ResultStatus.NOT_SENT)
@@ -112,7 +113,8 @@ class SandboxChannel(WithoutStatements):
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=settings.max_in_flight, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s),
-            headers={"Authorization": self._authorization, "Content-Type": _JSON},
+            headers={"Authorization": self._authorization, "Content-Type": _JSON, "Accept-Encoding": "identity"},
+            auto_decompress=False,  # a small answer must not unfold into a large one
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
@@ -194,7 +196,7 @@ class SandboxChannel(WithoutStatements):
             return _UNKNOWN
         try:
             said = _decode_order(answer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
             said = None
         if said is None or said.reference != order.id or said.livemode is not self._livemode:
             log.error("channel_answer_malformed", channel=self.name, channel_order_id=order.id)
@@ -222,7 +224,7 @@ class SandboxChannel(WithoutStatements):
         verify(headers.get(HEADER, ""), body, self._keys, now_s, self._settings.notification_tolerance_s)
         try:
             notification = _decode_notification(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
             raise NotificationInvalid("not a notification") from None
         said = notification.order
         if said.livemode is not self._livemode:
@@ -252,7 +254,7 @@ def _as_result(said: SandboxOrder) -> ProviderResult:
 def _error_code(answer: bytes) -> str:
     try:
         code = _decode_error(answer).error.code
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return ""
     return code if _CODE.fullmatch(code) else ""
 

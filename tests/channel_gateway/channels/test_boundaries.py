@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import gzip
 import logging
 import re
 import ssl
@@ -153,6 +154,29 @@ async def test_an_answer_without_an_end_is_given_up_at_a_bound_by_each_operation
                 finally:
                     liar.endless = False
                 assert liar.sent_bytes < 64_000_000
+
+
+async def test_a_compressed_answer_is_not_unpacked(rig: Rig, liar: Liar) -> None:
+    async with opened(rig, base_url=liar.url) as bench:
+        order = bench.order(token=rig.token(Does.SUCCEED))
+        true = rig.truth(order, "CHARGE")
+        headers = {**true.headers, "Content-Encoding": "gzip"}
+        liar.answer = msgspec.structs.replace(true, headers=headers, body=gzip.compress(true.body + b" " * 1_000))
+        assert (await bench.live.charge(order)).status is R.UNKNOWN
+        assert liar.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("depth", [200, 7_000])
+async def test_an_answer_may_be_deep_where_nobody_looks_without_anything_being_raised(
+    rig: Rig, liar: Liar, depth: int
+) -> None:
+    async with opened(rig, base_url=liar.url) as bench:
+        order = bench.order(token=rig.token(Does.SUCCEED))
+        for asks, ask in (("CHARGE", bench.live.charge), ("QUERY", bench.live.query)):
+            true = rig.truth(order, asks)
+            body = b'{"zz":' + b"[" * depth + b"]" * depth + b"," + true.body[1:]
+            liar.answer = msgspec.structs.replace(true, body=body)
+            assert (await ask(order)).status in (R.UNKNOWN, R.SUCCEEDED)
 
 
 async def test_a_cookie_is_not_kept(rig: Rig, liar: Liar) -> None:
