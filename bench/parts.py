@@ -23,6 +23,7 @@ from bench import (
     purchases,
     report,
     slow_channel,
+    statements,
     transfers,
     tree,
 )
@@ -59,6 +60,8 @@ class Scale(msgspec.Struct, frozen=True):
     bare_s: float
     stored: int
     copies: int
+    statement_lines: int
+    differences: int  # of each kind
 
 
 FULL = Scale(
@@ -73,6 +76,8 @@ FULL = Scale(
     bare_s=10,
     stored=10_000,
     copies=99,
+    statement_lines=1_000_000,
+    differences=40,
 )
 QUICK = Scale(
     rounds=1,
@@ -86,6 +91,8 @@ QUICK = Scale(
     bare_s=3,
     stored=1_000,
     copies=9,
+    statement_lines=20_000,
+    differences=5,
 )
 
 
@@ -258,6 +265,21 @@ def of_purchase(folder: Path, scale: Scale) -> list[Line]:
     return lines
 
 
+def of_statements(folder: Path, scale: Scale) -> list[Line]:
+    """A statement of as many lines as there are orders, imported once."""
+    with _server(folder) as server:
+        urls = {shard: server.create_database(f"bench_recon_{shard}") for shard in ("s0", "s1")}
+        planned = statements.prepare(urls, folder, scale.statement_lines, scale.differences)
+        figures = statements.measure(urls, folder, planned)
+    report.say(f"{sum(planned.breaks.values())} planned differences, and exactly those were found")
+    phases = ", ".join(f"{seconds:.0f} s {phase}" for phase, seconds in figures.phases_s.items())
+    memory = f"peak {figures.peak_bytes / 2**20:.0f} MiB, {figures.idle_bytes / 2**20:.0f} before"
+    note = f"{memory}; {phases}; {1e6 * figures.cpu_s / figures.lines:.0f} µs CPU a line"
+    sample = Sample(figures.lines / figures.seconds, 1000 * figures.seconds, 1000 * figures.seconds)
+    what = f"statement of {figures.lines:,} lines against {planned.orders:,} orders"
+    return [Line(what, f"CSV of {figures.bytes / 1e6:.0f} MB by RPC, once", sample, note)]
+
+
 # In the order of the table.
 PARTS: dict[str, Callable[[Path, Scale], list[Line]]] = {
     "ledger": of_ledger,
@@ -268,6 +290,7 @@ PARTS: dict[str, Callable[[Path, Scale], list[Line]]] = {
     "growth": of_growth,
     "slow_channel": of_slow_channel,
     "purchase": of_purchase,
+    "statements": of_statements,
 }
 
 
