@@ -50,6 +50,25 @@ def fetch(channel: Channel, day: Day, shadow: Shadow = False, config: Config = N
     raise typer.Exit(command.fetch(found(config), command.What(channel, _day(day), shadow=shadow)))
 
 
+@app.command()
+def report(
+    day: Annotated[str, typer.Option("--from", help='The first day, as "2026-11-29".', show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="The last day; left out: the first one.", show_default=False)] = "",
+    channel: Annotated[str, typer.Option(help="Only of this channel.")] = "",
+    currency: Annotated[str, typer.Option(help="Only in this currency.")] = "",
+    merchant: Annotated[str, typer.Option(help="Only of this merchant.")] = "",
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write it as CSV into this file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write it as one page of HTML into this file.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Of the shadow databases.")] = False,
+    config: Config = None,
+) -> None:
+    """Report days: orders, statement lines, differences, breaks and their ages. Prints a summary."""
+    from meshctl import reports as command
+
+    wanted = command.Wanted(_day(day), _day(to or day), channel, currency, merchant, shadow)
+    raise typer.Exit(command.run(found(config), wanted, csv, html))
+
+
 def _day(text: str) -> str:
     try:
         return date.fromisoformat(text).isoformat()

@@ -8,7 +8,7 @@ from paykit.events.gathering import Gather
 from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
-from paymesh.recon.v1 import recon_service_pb2_grpc, repair_service_pb2_grpc
+from paymesh.recon.v1 import recon_service_pb2_grpc, repair_service_pb2_grpc, report_service_pb2_grpc
 from recon import consumers, repair_due
 from recon.api import ReconService
 from recon.expiry import Expiry
@@ -16,6 +16,7 @@ from recon.metrics import Gauges
 from recon.peers import Peers
 from recon.repair_api import RepairService
 from recon.repair_due import DueRepairs
+from recon.reports.api import ReportService
 from recon.settings import ReconSettings
 from recon.statements import wiring
 from recon.tables import Break, Match, Repair
@@ -31,6 +32,7 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     repairs = RepairService(service.store, rules, settings.repairs)
     service.add_servicer(repair_service_pb2_grpc.add_RepairServiceServicer_to_server, repairs)
     wiring.add_to(service, settings.statements, rules)
+    service.add_servicer(report_service_pb2_grpc.add_ReportServiceServicer_to_server, ReportService(service.store))
     service.add_consumer(consumers.consumer(rules, Gather(settings.gather_s, settings.gather_max)))
     service.add_consumer(repair_due.consumer(rules))
     service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())

@@ -177,7 +177,7 @@ class StatementBalance(Row, frozen=True, kw_only=True):
 @mapped(
     metadata,
     "statement_line",
-    index=[("statement_id", "slot", "match_ref"), ("match_ref",), ("channel", "business_date")],
+    index=[("statement_id", "slot", "match_ref"), ("match_ref",), ("business_date", "channel")],
 )
 class StatementLine(Row, frozen=True, kw_only=True):
     """One line of a statement ("stl_…"), on the slot of the order that it names.

@@ -19,6 +19,7 @@ from paykit.store.literals import Literal, literal_of
 from paykit.store.row import Row, RowT
 
 _MARK = "@@"
+_UPDATED_AT_ONCE = 128  # rows: the server looks through a CASE for each of them, so the work grows with the square
 _STATEMENT_CHARS_MAX = 400_000  # SQLite takes a million bytes, and servers have a packet limit
 
 
@@ -90,6 +91,8 @@ def _version(row: Row) -> str:
 
 
 def _case(ids: list[str], values: list[str]) -> str:
+    if values.count(values[0]) == len(values):
+        return values[0]  # the same for all of them
     whens = " ".join([f"WHEN {id_} THEN {value}" for id_, value in zip(ids, values, strict=True)])
     return f"CASE id {whens} END"
 
@@ -134,12 +137,14 @@ def _chunks(rows: list[str]) -> Iterator[str]:
 
 
 def update_rows(connection: Connection, row_type: type[Row], changes: Sequence[tuple[Row, Row]]) -> None:
-    """Compare-and-set of all (before, after) pairs with one statement; StaleRow where any was changed meanwhile."""
+    """Compare-and-set of all (before, after) pairs with one statement, or a few where they are many; StaleRow where
+    any was changed meanwhile."""
     columns = changed_columns(row_type, changes)
-    sql = _table(row_type, connection.dialect).update(columns, changes)
-    matched = connection.exec_driver_sql(sql).rowcount
-    if matched != len(changes):
-        raise StaleRow(f"{row_type.__entity__}: {matched} of {len(changes)} rows matched")
+    for start in range(0, len(changes), _UPDATED_AT_ONCE):
+        part = changes[start : start + _UPDATED_AT_ONCE]
+        matched = connection.exec_driver_sql(_table(row_type, connection.dialect).update(columns, part)).rowcount
+        if matched != len(part):
+            raise StaleRow(f"{row_type.__entity__}: {matched} of {len(part)} rows matched")
 
 
 def changed_columns(row_type: type[Row], changes: Sequence[tuple[Row, Row]]) -> tuple[str, ...]:

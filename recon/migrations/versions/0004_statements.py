@@ -100,7 +100,7 @@ def upgrade() -> None:
         "ix_statement_line_statement_id_slot_match_ref", "statement_line", ["statement_id", "slot", "match_ref"]
     )
     op.create_index("ix_statement_line_match_ref", "statement_line", ["match_ref"])
-    op.create_index("ix_statement_line_channel_business_date", "statement_line", ["channel", "business_date"])
+    op.create_index("ix_statement_line_business_date_channel", "statement_line", ["business_date", "channel"])
     op.create_index(
         "ix_recon_order_channel_settlement_business_date",
         "recon_order",

@@ -18,7 +18,7 @@ def purses(count: int) -> list[Purse]:
     return [Purse(id=f"p{i:03}", slot=0, owner_id=f"owner{i}", state="OPEN", coins=i) for i in range(count)]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 127, 128])
+@pytest.mark.parametrize("count", [1, 2, 3, 127, 128, 129, 300])
 async def test_changes_all_rows_to_their_own_values(shards: Shards, count: int) -> None:
     engines = ShardEngines(shards["s0"].live, ExecutorSettings())
     before = purses(count)
