@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from paykit.money import format_minor, is_currency
+from paykit.money import EXPONENT, format_minor, is_currency
 from paymesh.recon.v1 import report_service_pb2
 from recon.reports import plots
 from recon.reports.figures import AGE_LABELS, Figure, figures, of_section
@@ -115,7 +115,8 @@ def _plots(found: Sequence[Figure]) -> str:
             if counts:
                 series.append(Series(name, css_class, [counts[day] for day in days]))
         title = "Orders by day, and what statements say of them"
-        drawn.append(_figure(title, plots.stacked_bars(title, days, series, "orders"), plots.legend(series)))
+        drawn_bars = plots.stacked_bars(title, _short(days), series, lambda count: f"{count:,} orders")
+        drawn.append(_figure(title, drawn_bars, plots.legend(series)))
     drawn += _volumes(orders, days)
     ages = Counter[str]()
     for one in of_section(found, "AGEING"):
@@ -141,15 +142,29 @@ def _volumes(orders: Sequence[Figure], days: Sequence[str]) -> list[str]:
         if one.state == "SUCCEEDED":
             counts[one.currency] += one.number
     drawn = []
-    for currency, _ in counts.most_common(_CURRENCIES_DRAWN):
+    for currency in sorted(currency for currency, _ in counts.most_common(_CURRENCIES_DRAWN)):
         sums = Counter[str]()
         for one in orders:
             if one.state == "SUCCEEDED" and one.currency == currency:
                 sums[one.date] += one.amount_minor
-        title = f"Moved by day, minor units of {currency}"
+        title = f"Moved by day, {currency}"
         series = [Series("moved", "plain", [sums[day] for day in days])]
-        drawn.append(_figure(title, plots.stacked_bars(title, days, series, f"minor units of {currency}")))
+        drawn.append(_figure(title, _drawn_money(title, days, series, currency)))
     return drawn
+
+
+def _drawn_money(title: str, days: Sequence[str], series: Sequence[Series], currency: str) -> str:
+    unit = 10 ** EXPONENT.get(currency, 0)
+
+    def marked(minor: int) -> str:
+        return money(minor, currency).rpartition(" ")[0] if minor % unit else plots.compact(minor // unit)
+
+    return plots.stacked_bars(title, _short(days), series, lambda minor: money(minor, currency), marked)
+
+
+def _short(days: Sequence[str]) -> list[str]:
+    """Days without their year, which the title of the page has."""
+    return [day[5:] for day in days]
 
 
 def _figure(title: str, svg: str, below: str = "") -> str:

@@ -6,14 +6,14 @@ Every bar carries its value as a title, which browsers show and screen readers r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 _WIDTH, _HEIGHT = 720, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 8, 12, 40
 _BAR_MAX = 48
-_LABELS_MAX = 14
+_LABELS_MAX = 8
 _ROW = 30
 _NAME_WIDTH = 190
 
@@ -26,8 +26,18 @@ class Series(NamedTuple):
     values: Sequence[int]
 
 
-def stacked_bars(title: str, labels: Sequence[str], series: Sequence[Series], unit: str) -> str:
-    """A bar for each label, divided by series, with a scale; values must not be negative."""
+def stacked_bars(
+    title: str,
+    labels: Sequence[str],
+    series: Sequence[Series],
+    told: Callable[[int], str],
+    marked: Callable[[int], str] | None = None,
+) -> str:
+    """A bar for each label, divided by series, with a scale; values must not be negative.
+
+    ``told`` writes a value, ``marked`` one of the scale; left out: in thousands and millions.
+    """
+    mark = compact if marked is None else marked
     totals = [sum(one.values[at] for one in series) for at in range(len(labels))]
     top, step = scale(max(totals, default=0))
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
@@ -37,7 +47,9 @@ def stacked_bars(title: str, labels: Sequence[str], series: Sequence[Series], un
     for tick in range(0, top + 1, step):
         y = _TOP + height - height * tick / top
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{compact(tick)}</text>')
+        parts.append(
+            f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(mark(tick))}</text>'
+        )
     every = math.ceil(len(labels) / _LABELS_MAX) if labels else 1
     for at, label in enumerate(labels):
         x, y = _LEFT + slot * at + (slot - bar) / 2, float(_TOP + height)
@@ -46,10 +58,10 @@ def stacked_bars(title: str, labels: Sequence[str], series: Sequence[Series], un
             if value:
                 tall = height * value / top
                 y -= tall
-                told = escape(f"{label}, {one.name}: {value:,} {unit}")
+                what = escape(f"{label}, {one.name}: {told(value)}")
                 parts.append(
                     f'<rect class="{one.css_class}" x="{x:.1f}" y="{y:.1f}" width="{bar:.1f}" height="{tall:.1f}">'
-                    f"<title>{told}</title></rect>"
+                    f"<title>{what}</title></rect>"
                 )
         if at % every == 0:
             place = f'x="{x + bar / 2:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle"'
