@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 
-import aiohttp
 import structlog
 from yarl import URL
 
@@ -19,6 +19,7 @@ from channel_gateway.channels.base import (
     StatementUnreadable,
     WithoutStatements,
 )
+from channel_gateway.channels.http_caller import HttpAnswer, HttpCaller, Unanswered
 from channel_gateway.channels.signed_json_answer_settings import StatusMeaning
 from channel_gateway.channels.signed_json_answers import NOT_SENT, UNKNOWN, Irrelevant, Reader
 from channel_gateway.channels.signed_json_document import DocumentInvalid
@@ -39,14 +40,9 @@ from paykit.clock import Clock, SystemClock
 log = structlog.get_logger(__name__)
 
 PROVIDER_REFERENCE_MISSING = "PROVIDER_REFERENCE_MISSING"
-STATEMENT_PATIENCE_S = 60.0  # between two pieces of a statement
 
 _NONCE_BYTES = 16
 _NO_REFERENCE = ProviderResult(status=ResultStatus.FAILED, failure_reason=PROVIDER_REFERENCE_MISSING)
-
-
-class _AnswerUnusable(Exception):
-    """Too long, or in an encoding that was not asked for."""
 
 
 class SignedJsonChannel(WithoutStatements):
@@ -86,23 +82,13 @@ class SignedJsonChannel(WithoutStatements):
             self.statement_format = settings.statement.format
             day = CallSettings.model_construct(method="GET", path=settings.statement.path, headers={}, body={})
             self._statement_maker = CallMaker(settings, account, day, sign, base_path)
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpCaller(settings, settings.answer_bytes_max)
 
     async def start(self) -> None:
-        settings = self._settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.max_in_flight, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            auto_decompress=False,  # a small answer must not unfold into a large one
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        await self._http.start()
 
     async def stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._http.stop()
 
     async def charge(self, order: ChannelOrder) -> ProviderResult:
         return await self._send("CHARGE", order)
@@ -128,84 +114,62 @@ class SignedJsonChannel(WithoutStatements):
         nonce = secrets.token_hex(_NONCE_BYTES)
         try:
             call = self._makers[name].make(order, self._clock.now_ms(), nonce)
-            status, headers, body = await self._exchange(call)
+            answer = await self._exchange(call)
         except ReferenceMissing:
             log.error("channel_query_impossible", channel=self.name, channel_order_id=order.id)
             return UNKNOWN
-        except (aiohttp.ClientError, TimeoutError, OSError, _AnswerUnusable) as error:
-            log.info("channel_query_unanswered", channel=self.name, channel_order_id=order.id, error=_name(error))
+        except Unanswered as error:
+            log.info("channel_query_unanswered", channel=self.name, channel_order_id=order.id, error=str(error))
             return UNKNOWN
-        return self._result(name, status, headers, body, order, nonce)
+        return self._result(name, answer, order, nonce)
 
     async def _send(self, name: str, order: ChannelOrder) -> ProviderResult:
         nonce = secrets.token_hex(_NONCE_BYTES)
         try:
             call = self._makers[name].make(order, self._clock.now_ms(), nonce)
+            answer = await self._exchange(call)
         except ReferenceMissing:
             log.error("channel_reference_missing", channel=self.name, channel_order_id=order.id)
             return _NO_REFERENCE  # nothing was sent, and it would be no other the next time
-        try:
-            status, headers, body = await self._exchange(call)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            # No connection was made, so no byte of the order has left.
-            log.warning("channel_unreachable", channel=self.name, channel_order_id=order.id, error=_name(error))
-            return NOT_SENT
-        except (aiohttp.ClientError, TimeoutError, OSError, _AnswerUnusable) as error:
-            log.warning("channel_unanswered", channel=self.name, channel_order_id=order.id, error=_name(error))
-            return UNKNOWN
-        return self._result(name, status, headers, body, order, nonce)
+        except Unanswered as error:
+            event = "channel_unanswered" if error.may_be_sent else "channel_unreachable"
+            log.warning(event, channel=self.name, channel_order_id=order.id, error=str(error))
+            return UNKNOWN if error.may_be_sent else NOT_SENT
+        return self._result(name, answer, order, nonce)
 
     async def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
-        assert self._session is not None, "the channel is not started"
         assert self._statement is not None
         call = self._statement_maker.make_for_day(date, self._clock.now_ms(), secrets.token_hex(_NONCE_BYTES))
-        patience = aiohttp.ClientTimeout(sock_connect=self._settings.connect_timeout_s, sock_read=STATEMENT_PATIENCE_S)
         try:
-            async with self._session.get(
-                self._url(call), headers=call.headers, allow_redirects=False, timeout=patience
-            ) as response:
-                if response.status in self._statement.not_ready_statuses:
-                    raise StatementNotReady
-                if response.status != 200 or not _is_plain(response):
-                    raise StatementUnreadable(f"answered with {response.status}")
-                async for piece in response.content.iter_any():
-                    yield piece
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise StatementUnreadable(_name(error)) from None
+            async with contextlib.aclosing(self._http.stream(self._url(call), call.headers)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, bytes):
+                        yield piece
+                    elif piece in self._statement.not_ready_statuses:
+                        raise StatementNotReady
+                    elif piece != 200:
+                        raise StatementUnreadable(f"answered with {piece}")
+        except Unanswered as error:
+            raise StatementUnreadable(str(error)) from None
+
+    async def _exchange(self, call: Call) -> HttpAnswer:
+        return await self._http.call(call.method, self._url(call), call.headers, call.body)
 
     def _url(self, call: Call) -> URL:
         """Encoded already: what is sent is what was signed."""
         return URL(self._origin + call.target, encoded=True)
 
-    async def _exchange(self, call: Call) -> tuple[int, Mapping[str, str], bytes]:
-        assert self._session is not None, "the channel is not started"
-        async with self._session.request(
-            call.method, self._url(call), data=call.body, headers=call.headers, allow_redirects=False
-        ) as response:
-            if not _is_plain(response):
-                response.close()
-                raise _AnswerUnusable
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > self._settings.answer_bytes_max:
-                    response.close()
-                    raise _AnswerUnusable
-            return response.status, response.headers, bytes(body)
-
-    def _result(
-        self, name: str, status: int, headers: Mapping[str, str], body: bytes, order: ChannelOrder, nonce: str
-    ) -> ProviderResult:
+    def _result(self, name: str, answer: HttpAnswer, order: ChannelOrder, nonce: str) -> ProviderResult:
         reader = self._readers[name]
-        meaning = reader.status_of(status)
+        meaning = reader.status_of(answer.status)
         if meaning is not StatusMeaning.ANSWER:
-            log.warning("channel_error", channel=self.name, channel_order_id=order.id, http_status=status)
+            log.warning("channel_error", channel=self.name, channel_order_id=order.id, http_status=answer.status)
         try:
             # Of an answer that says "not now" nothing is believed but that the same call may be made again.
             if self._answer_verifier is not None and meaning in (StatusMeaning.ANSWER, StatusMeaning.FAILED):
                 now_s = self._clock.now_ms() / 1000
-                self._answer_verifier.check(headers, body, now_s, self._settings.notification_tolerance_s)
-            return reader.answer(status, body, order, nonce, is_query=name.startswith(QUERY))
+                self._answer_verifier.check(answer.headers, answer.body, now_s, self._settings.notification_tolerance_s)
+            return reader.answer(answer.status, answer.body, order, nonce, is_query=name.startswith(QUERY))
         except (SignatureInvalid, DocumentInvalid) as error:
             log.error("channel_answer_malformed", channel=self.name, channel_order_id=order.id, reason=str(error))
             return UNKNOWN
@@ -243,11 +207,3 @@ def _verifier(
         named = f"{where}.notification_keys.{key_id}"
         keys[key_id] = verifying_key(signature.scheme, secret.read(), signature.secret_encoding, named)
     return Verifier(signature, keys, account.merchant_id, settings.time_format, settings.utc_offset_minutes)
-
-
-def _is_plain(response: aiohttp.ClientResponse) -> bool:
-    return response.headers.get("Content-Encoding", "identity") == "identity"
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__

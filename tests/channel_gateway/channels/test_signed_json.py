@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from channel_gateway.channel_order import ResultStatus
-from channel_gateway.channels import signed_json
+from channel_gateway.channels import http_caller
 from channel_gateway.channels.base import Channel, StatementNotReady, StatementUnreadable
 from channel_gateway.signature import SignatureInvalid
 from tests.channel_gateway.channels.bank_rig import BankRig
@@ -51,7 +51,7 @@ async def test_a_statement_is_asked_for_by_its_day_and_signed_as_every_call(bank
 async def test_a_statement_that_breaks_off_or_comes_from_elsewhere_is_unreadable(
     bank: BankRig, liar: Liar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signed_json, "STATEMENT_PATIENCE_S", 0.1)
+    monkeypatch.setattr(http_caller, "STREAM_PATIENCE_S", 0.1)
     async with opened(bank, base_url=liar.url) as bench:
         for answer in (
             Answer(status=500, body=b"x"),
