@@ -166,6 +166,18 @@ class Gateway:
             await self._arrived.wait_for(found)
             return found()
 
+    async def ended(self, channel_order_ids: set[str]) -> dict[str, Any]:
+        """The orders as their final events tell them, by id, once each has one."""
+
+        def found() -> dict[str, Any]:
+            final = (".channel.order_succeeded", ".channel.order_failed")
+            told = {e.channel_order.channel_order_id: e.channel_order for s, e in self.events if s.endswith(final)}
+            return told if told.keys() >= channel_order_ids else {}
+
+        async with self._arrived, asyncio.timeout(WAIT_S):
+            await self._arrived.wait_for(found)
+            return {order_id: order for order_id, order in found().items() if order_id in channel_order_ids}
+
     def request(self, kind: str = "CHARGE", token: str = "tok_ok", **changes: Any) -> Any:
         """A SubmitChannelOrderRequest over 10.00 EUR, of a payment of its own."""
         now_ms = int(time.time() * 1000)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from paykit.context import mint, to_metadata
 from paykit.settings import ShardSettings
-from paymesh.channel.v1 import channel_service_pb2
+from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2
 from tests.channel_gateway.channels.stripe_rig import (
     LIVE_KEY,
     LIVE_SECRET,
@@ -27,6 +29,8 @@ from tests.channel_gateway.gateway import SLOT, Gateway
 
 CHANNEL = "stripe_card"
 DAY_S = 86_400
+SUCCEEDED = channel_order_pb2.CHANNEL_ORDER_STATE_SUCCEEDED
+FAILED = channel_order_pb2.CHANNEL_ORDER_STATE_FAILED
 
 
 class Stripe:
@@ -185,3 +189,41 @@ async def test_yesterdays_statement_is_streamed_with_our_orders_in_it(stripe: St
     shadow = to_metadata(mint(SLOT, int(time.time() * 1_000), shadow=True))
     pieces = [piece async for piece in stripe.gateway.stub.FetchStatement(request, metadata=shadow, timeout=20)]
     assert [(piece.format, piece.chunk) for piece in pieces] == [("stripe_balance", b"")]
+
+
+# How orders go, and how often of ten; a hang is left out, for its absence is certain only after a quarter of a minute.
+MIX = {
+    "pm_card_visa": 3,
+    "pm_card_visa__create_booked_drop": 1,
+    "pm_card_visa__create_booked_error": 1,
+    "pm_card_visa__create_processing": 1,
+    "pm_card_visa__create_processing_twice": 1,
+    "pm_card_visa__create_requires_action": 1,
+    "pm_card_chargeDeclined": 1,
+    "pm_card_authenticationRequired": 1,
+}
+
+
+async def test_whatever_goes_wrong_orders_and_stripes_book_agree_and_nobody_is_charged_twice(stripe: Stripe) -> None:
+    seeded = random.Random(4711)
+    tokens = seeded.choices(list(MIX), list(MIX.values()), k=120)
+    book = stripe.live.book.objects
+    before = len(book["balance_transactions"])
+    submitted = await asyncio.gather(
+        *(stripe.submit(seeded.choice(["CHARGE", "AUTHORIZE"]), token) for token in tokens)
+    )
+    wanted = {order.channel_order_id for order in submitted}
+    ended = await stripe.gateway.ended(wanted)
+    intents: dict[str, list[dict[str, Any]]] = {order_id: [] for order_id in wanted}
+    for intent in book["payment_intents"].values():
+        intents.get(intent["metadata"].get("channel_order_id"), []).append(intent)
+    charged = 0
+    for order_id, order in ended.items():
+        [intent] = intents[order_id]
+        is_done = intent["status"] in ("succeeded", "requires_capture")
+        assert (order.state == SUCCEEDED) is is_done, f"{order_id} is {order.state}, at Stripe {intent['status']}"
+        assert order.provider_reference == intent["id"]
+        assert is_done or intent["status"] in ("canceled", "requires_payment_method")
+        charged += intent["status"] == "succeeded"
+    assert len(book["balance_transactions"]) - before == charged
+    assert {order.state for order in ended.values()} == {SUCCEEDED, FAILED}
