@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -58,6 +58,9 @@ class Source(msgspec.Struct, frozen=True):
         return (self.metadata or {}).get(key, "")
 
 
+_NOBODY = Source(id="none")
+
+
 class Transaction(msgspec.Struct, frozen=True):
     """A movement of the balance."""
 
@@ -102,61 +105,108 @@ async def lines(
     api: stripe.V1Services, channel: str, date: datetime.date, retry_delay_s: float
 ) -> AsyncGenerator[bytes, None]:
     """The lines of a UTC day, a page at a time, newest first as Stripe lists them; StatementUnreadable."""
+    reader = _Reader(api, channel, retry_delay_s)
     start_s = int(datetime.datetime.combine(date, datetime.time(), datetime.UTC).timestamp())
-    created: Any = {"gte": start_s, "lt": start_s + _DAY_S}
+    created = {"gte": start_s, "lt": start_s + _DAY_S}
     after: str | None = None
     encode = msgspec.json.Encoder().encode_lines
     while True:
-        params: Any = {"created": created, "limit": _PAGE_SIZE, "expand": ["data.source"]}
-        if after is not None:
-            params["starting_after"] = after
-        list_page = functools.partial(api.balance_transactions.list_async, params)
-        page = _form(await _read(list_page, channel, retry_delay_s), Page)
-        transactions = [_form(item, Transaction) for item in page.data]
+        transactions, has_more = await reader.page(after, created=created, expand=["data.source"])
         if any(not start_s <= transaction.created < start_s + _DAY_S for transaction in transactions):
             raise StatementUnreadable("a transaction of another day")
         if transactions:
-            captures = await _captures(api, channel, transactions, retry_delay_s)
+            captures = await reader.captures(transactions)
             yield encode([_line(transaction, captures) for transaction in transactions])
-        if not page.has_more:
+        if not has_more:
             return
         if not transactions or transactions[-1].id == after:
             raise StatementUnreadable("a list that does not go on")
         after = transactions[-1].id
 
 
-async def _captures(
-    api: stripe.V1Services, channel: str, transactions: list[Transaction], retry_delay_s: float
-) -> dict[str, dict[str, int]]:
-    """The captures, by channel order id, of each authorisation among the sources, by payment intent."""
-    sources = [transaction.moved_by() for transaction in transactions]
-    wanted = {
-        source.payment_intent
-        for source in sources
-        if source is not None and source.payment_intent and _is_authorization(source)
-    }
-    places = asyncio.Semaphore(_INTENTS_AT_ONCE)
+class _Reader:
+    """Reads what a statement is made of."""
 
-    async def captures(reference: str) -> tuple[str, dict[str, int]]:
-        async with places:
-            said = await _read(lambda: api.payment_intents.retrieve_async(reference), channel, retry_delay_s)
-        return reference, captures_of(_form(said, Intent))
+    def __init__(self, api: stripe.V1Services, channel: str, retry_delay_s: float) -> None:
+        self._api = api
+        self._channel = channel
+        self._retry_delay_s = retry_delay_s
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(captures(reference)) for reference in sorted(wanted)]
-    except* StatementUnreadable:
-        raise StatementUnreadable("a payment intent of it is refused") from None
-    return dict(task.result() for task in tasks)
+    async def page(self, after: str | None, **wanted: Any) -> tuple[list[Transaction], bool]:
+        """Transactions, and whether there are more."""
+        params: Any = {"limit": _PAGE_SIZE, **wanted} | ({} if after is None else {"starting_after": after})
+        said = await self._read(functools.partial(self._api.balance_transactions.list_async, params))
+        page = _form(said, Page)
+        return [_form(item, Transaction) for item in page.data], page.has_more
+
+    async def captures(self, transactions: list[Transaction]) -> dict[str, str]:
+        """The channel orders of the captures among ``transactions``, by transaction."""
+        sources = (transaction.moved_by() for transaction in transactions)
+        charges = {source.id: source.payment_intent for source in sources if source is not None and _is_capture(source)}
+        places = asyncio.Semaphore(_INTENTS_AT_ONCE)
+
+        async def of_one(charge: str, reference: str) -> dict[str, str]:
+            async with places:
+                return await self._of_charge(charge, reference, transactions)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(of_one(charge, r)) for charge, r in sorted(charges.items()) if r]
+        except* StatementUnreadable:
+            raise StatementUnreadable("a payment intent of it is refused") from None
+        return {transaction: order for task in tasks for transaction, order in task.result().items()}
+
+    async def _of_charge(self, charge: str, reference: str, transactions: list[Transaction]) -> dict[str, str]:
+        """As ``captures``, of one charge. Where it was captured more than once, all of its transactions are looked at,
+        so that each of them gets the same order on whatever day it is told."""
+        said = await self._read(functools.partial(self._api.payment_intents.retrieve_async, reference))
+        taken = captures_of(_form(said, Intent))
+        if len(taken) > 1:
+            transactions, _ = await self.page(None, source=charge, expand=["data.source"])
+        return pair(taken, [one for one in transactions if (one.moved_by() or _NOBODY).id == charge])
+
+    async def _read(self, call: Callable[[], Awaitable[stripe.StripeObject]]) -> Any:
+        """The answer as plain data. What may be over in a moment is asked again; StatementUnreadable."""
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(self._retry_delay_s * 2 ** (attempt - 1))
+            try:
+                return (await call()).to_dict()
+            except stripe.StripeError as error:
+                status = error.http_status
+                log.warning("statement_page_refused", channel=self._channel, http_status=status, attempt=attempt)
+                if not _is_passing(error):
+                    break
+            except Exception as error:
+                # The SDK stumbled over the answer: its traceback would show it.
+                raise StatementUnreadable(f"an answer that cannot be read: {type(error).__name__}") from None
+        raise StatementUnreadable("a page of it is refused")
 
 
-def _is_authorization(source: Source) -> bool:
+def pair(taken: Mapping[str, int], transactions: Sequence[Transaction]) -> dict[str, str]:
+    """Which capture each transaction of a charge is. ``taken``: what each took, by channel order id.
+
+    Among captures of the same amount any order is as true as another, and must be the same each time: the earlier
+    transaction is the earlier order. Where there are not as many of both, none is named.
+    """
+    if len(taken) == 1:
+        return {transaction.id: order_id for transaction in transactions for order_id in taken}
+    found: dict[str, str] = {}
+    for amount in set(taken.values()):
+        orders = sorted(order_id for order_id, took in taken.items() if took == amount)
+        moved = sorted((one.created, one.id) for one in transactions if one.amount == amount)
+        if len(orders) == len(moved):
+            found |= {transaction_id: order_id for (_, transaction_id), order_id in zip(moved, orders, strict=True)}
+    return found
+
+
+def _is_capture(source: Source) -> bool:
     return source.object == "charge" and source.told(KIND_KEY) == ChannelOrderKind.AUTHORIZE
 
 
-def _line(transaction: Transaction, captures: dict[str, dict[str, int]]) -> Line:
+def _line(transaction: Transaction, captures: Mapping[str, str]) -> Line:
     source = transaction.moved_by()
-    order_id = _order_of(transaction, captures)
+    order_id = _order_of(transaction.id, source, captures)
     return Line(
         id=transaction.id,
         object="balance_transaction",
@@ -176,37 +226,12 @@ def _line(transaction: Transaction, captures: dict[str, dict[str, int]]) -> Line
     )
 
 
-def _order_of(transaction: Transaction, captures: dict[str, dict[str, int]]) -> str:
-    """The channel order that moved this; empty where it was none of ours, or which one cannot be told.
-
-    Of several captures of one authorisation it is told by the amount, where no other has the same.
-    """
-    source = transaction.moved_by()
+def _order_of(transaction_id: str, source: Source | None, captures: Mapping[str, str]) -> str:
+    """The channel order that moved this; empty where it was none of ours, or which one cannot be told."""
     if source is None:
         return ""
-    if not _is_authorization(source):
-        order_id = source.told(ORDER_KEY)
-        return order_id if is_id(order_id, "chn") else ""
-    taken = captures.get(source.payment_intent or "", {})
-    fitting = [order_id for order_id, amount in taken.items() if len(taken) == 1 or amount == transaction.amount]
-    return fitting[0] if len(fitting) == 1 else ""
-
-
-async def _read(call: Callable[[], Awaitable[stripe.StripeObject]], channel: str, retry_delay_s: float) -> Any:
-    """The answer as plain data. What may be over in a moment is asked again; StatementUnreadable."""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(retry_delay_s * 2 ** (attempt - 1))
-        try:
-            return (await call()).to_dict()
-        except stripe.StripeError as error:
-            log.warning("statement_page_refused", channel=channel, http_status=error.http_status, attempt=attempt)
-            if not _is_passing(error):
-                break
-        except Exception as error:
-            # The SDK stumbled over the answer: its traceback would show it.
-            raise StatementUnreadable(f"an answer that cannot be read: {type(error).__name__}") from None
-    raise StatementUnreadable("a page of it is refused")
+    order_id = captures.get(transaction_id, "") if _is_capture(source) else source.told(ORDER_KEY)
+    return order_id if is_id(order_id, "chn") else ""
 
 
 def _is_passing(error: stripe.StripeError) -> bool:

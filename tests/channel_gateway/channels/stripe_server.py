@@ -235,6 +235,7 @@ def _is_wanted(said: dict[str, Any], params: dict[str, Any]) -> bool:
         int(created.get("gte", 0)) <= at <= int(created.get("lte", at))
         and int(created.get("gt", -1)) < at < int(created.get("lt", at + 1))
         and params.get("payment_intent", said.get("payment_intent")) == said.get("payment_intent")
+        and params.get("source", said.get("source")) == said.get("source")
         and params.get("customer", said.get("customer")) == said.get("customer")
     )
 

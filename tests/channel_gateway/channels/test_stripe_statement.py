@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import datetime
 import functools
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from channel_gateway.channel_order import ResultStatus
 from channel_gateway.channels.base import StatementUnreadable
+from channel_gateway.channels.stripe_statement import Transaction, pair
 from tests.channel_gateway.channels.bench import Bench, opened
 from tests.channel_gateway.channels.rig import Does, Inbox
 from tests.channel_gateway.channels.stripe_rig import StripeRig
-from tests.channel_gateway.orders import NOW_MS
+from tests.channel_gateway.orders import NOW_MS, make_order
 
 DAY = datetime.datetime.fromtimestamp(NOW_MS / 1_000, datetime.UTC).date()
 NEXT_MIDNIGHT_S = datetime.datetime.combine(DAY, datetime.time(), datetime.UTC).timestamp() + 86_400
@@ -105,14 +109,42 @@ async def test_what_is_of_no_payment_is_a_line_too(bench: Bench, rig: StripeRig)
     assert ids == [None, "du_1MtJUT2eZvKYlo2CNaw2HvEv", "ipi_1", "fee_1"]
 
 
-async def test_captures_of_one_authorization_are_told_apart_by_amount_or_not_at_all(rig: StripeRig) -> None:
-    async with opened(rig, captures_max=5) as bench:
+async def test_captures_of_one_authorization_are_told_apart_the_same_way_on_each_day(rig: StripeRig) -> None:
+    async with opened(rig, captures_max=5, timeout_s=5) as bench:
         authorization, known = await bench.authorize()
-        captures = [bench.following(authorization, known, "CAPTURE", amount) for amount in (100, 200, 200)]
-        for capture in captures:
+        captures = [bench.following(authorization, known, "CAPTURE", amount) for amount in (100, 200, 200, 300)]
+        for number, capture in enumerate(captures):
+            rig.server.clock_s = functools.partial(float, NEXT_MIDNIGHT_S - 2 + number)
             assert (await bench.live.capture(capture)).status is ResultStatus.SUCCEEDED
-        told = [(line["amount"], line["metadata"].get("channel_order_id")) for line in await lines(bench)]
-    assert told == [(100, captures[0].id), (200, None), (200, None)]
+        told = [await lines(bench, DAY), await lines(bench, DAY + datetime.timedelta(days=1))]
+        assert told[0] == await lines(bench, DAY)
+    names = [[(line["amount"], line["metadata"]["channel_order_id"]) for line in day] for day in told]
+    ids = [capture.id for capture in captures]
+    assert names == [[(100, ids[0]), (200, ids[1])], [(200, ids[2]), (300, ids[3])]]
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_each_transaction_of_a_charge_is_one_capture_of_its_amount_whatever_the_order(
+    amounts: list[int], shuffle: random.Random
+) -> None:
+    taken = {make_order(kind="CAPTURE").id: amount for amount in amounts}
+    moved = [transaction(f"txn_{n}", amount, created=n // 2) for n, amount in enumerate(amounts)]
+    found = pair(taken, moved)
+    assert sorted(found.values()) == sorted(taken)
+    assert all(taken[found[one.id]] == one.amount for one in moved)
+    shuffle.shuffle(moved)
+    assert pair(dict(shuffle.sample(list(taken.items()), len(taken))), moved) == found
+
+
+def test_a_transaction_that_fits_no_capture_names_none() -> None:
+    taken = {make_order().id: 100, make_order().id: 200, make_order().id: 200}
+    moved = [transaction("txn_1", 100), transaction("txn_2", 200), transaction("txn_3", 123)]
+    assert list(pair(taken, moved)) == ["txn_1"]
+    assert pair({}, moved) == {}
+
+
+def transaction(id_: str, amount: int, created: int = 0) -> Transaction:
+    return Transaction(id_, "charge", amount, 0, amount, "eur", created, created, "available")
 
 
 async def test_a_day_is_read_page_by_page_and_no_line_twice(bench: Bench, rig: StripeRig) -> None:
