@@ -7,6 +7,7 @@ meanwhile. Pure: no I/O, and the time is passed in, as nanoseconds of one monoto
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
@@ -41,8 +42,8 @@ class Turn(Generic[T]):
 class Schedule(Generic[T]):
     """Two fair queues, of orders and of queries, in front of the channel's limits and the merchants'.
 
-    It keeps the limits of at most ``merchants_max`` merchants, beside those with a call under way: whoever comes then
-    makes it forget one that was not seen for long, and that begins anew when it comes again.
+    It keeps the limits of at most ``merchants_max`` merchants, beside those with something waiting or under way:
+    whoever comes then makes it forget one that was not seen for long, and that begins anew when it comes again.
     """
 
     def __init__(
@@ -221,15 +222,21 @@ class Schedule(Generic[T]):
         return scope
 
     def _make_room(self, now_ns: int) -> None:
-        """Forgets who was not seen longest: an idle one where there is one, else any that nothing is under way for."""
+        """Forgets one not seen for long that has nothing waiting or under way: an idle one, where there is one."""
         if len(self._merchants) < self._merchants_max:
             return
-        oldest = [merchant for merchant, _ in zip(self._merchants, range(_LOOKED_AT), strict=False)]
-        resting = [merchant for merchant in oldest if self._merchants[merchant].in_flight == 0]
-        idle = (merchant for merchant in resting if self._merchants[merchant].is_idle(now_ns))
-        forgotten = next(idle, resting[0] if resting else None)
-        if forgotten is not None:
-            del self._merchants[forgotten]
+        resting = None
+        for merchant in list(itertools.islice(self._merchants, _LOOKED_AT)):
+            scope = self._merchants[merchant]
+            if scope.in_flight or any(queue.waiting(merchant) for queue in self._queues.values()):
+                self._merchants.move_to_end(merchant)  # so that others are looked at next time
+            elif scope.is_idle(now_ns):
+                del self._merchants[merchant]
+                return
+            else:
+                resting = resting or merchant
+        if resting is not None:
+            del self._merchants[resting]
 
 
 def states_of(schedule: Schedule[T], now_ns: int) -> dict[str, ScopeState]:

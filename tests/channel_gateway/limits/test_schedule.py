@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import msgspec
 from hypothesis import settings
@@ -32,16 +33,20 @@ GOOD, BAD = Ended(False, 1), Ended(True, 1)
 merchants = st.sampled_from("abc")
 
 
-def make(channel: ScopePolicy = CHANNEL_POLICY, merchant: ScopePolicy = MERCHANT_POLICY) -> Schedule[str]:
-    return Schedule(channel, lambda name: merchant, 100, 0)
+def make(
+    channel: ScopePolicy = CHANNEL_POLICY, merchant: ScopePolicy = MERCHANT_POLICY, merchants_max: int = 100
+) -> Schedule[str]:
+    return Schedule(channel, lambda name: merchant, merchants_max, 0)
 
 
 class AnyTraffic(RuleBasedStateMachine):
     """Offers and ends what it likes; whatever may begin has begun before anything else happens."""
 
+    merchants_max: ClassVar[int] = 100
+
     def __init__(self) -> None:
         super().__init__()
-        self.schedule = make()
+        self.schedule = make(merchants_max=self.merchants_max)
         self.now_ns = 0
         self.numbers = itertools.count()
         self.waiting: dict[str, tuple[str, bool]] = {}
@@ -110,6 +115,8 @@ class AnyTraffic(RuleBasedStateMachine):
     @invariant()
     def no_more_begin_than_the_rates_allow(self) -> None:
         for scope, begun in self.begun.items():
+            if scope != CHANNEL and self.merchants_max < 3:
+                continue  # who was forgotten begins with a full bucket
             policy = CHANNEL_POLICY if scope == CHANNEL else MERCHANT_POLICY
             assert policy.interval_ns is not None
             for first, since_ns in enumerate(begun):
@@ -141,6 +148,14 @@ class AnyTraffic(RuleBasedStateMachine):
         assert not self.waiting
 
 
+class ForgetfulTraffic(AnyTraffic):
+    """The same where hardly anybody is remembered."""
+
+    merchants_max = 1
+
+
+TestForgetfulTraffic = ForgetfulTraffic.TestCase
+TestForgetfulTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestAnyTraffic = AnyTraffic.TestCase
 TestAnyTraffic.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
@@ -233,6 +248,23 @@ def test_memory_does_not_grow_with_the_merchants_that_came() -> None:
             schedule.end(turn, now_ns)
     assert len(schedule.merchants()) == 50
     assert stays in schedule.merchants()
+
+
+def test_who_waits_is_not_forgotten_and_keeps_nobody_else_in_memory() -> None:
+    schedule = make(channel=msgspec.structs.replace(CHANNEL_POLICY, interval_ns=None, queue_max=200), merchants_max=10)
+    held = {f"held{number}": Forced.OPEN for number in range(100)}
+    schedule.force(held, 0)
+    for merchant in held:
+        schedule.offer(merchant, merchant, "", is_query=False)
+    assert schedule.next(0) is None
+    for number in range(1_000):
+        schedule.offer(f"m{number}", str(number), "", is_query=False)
+        turn = schedule.next(0)
+        assert turn is not None
+        assert turn.merchant == f"m{number}"
+        schedule.end(turn, 0)
+    assert held.keys() <= schedule.merchants().keys()
+    assert len(schedule.merchants()) <= len(held) + 10
 
 
 def test_what_is_under_way_is_never_forgotten() -> None:
