@@ -15,6 +15,7 @@ from channel_gateway.channel_order import FOLLOWING, ChannelOrderState
 from channel_gateway.channels import ChannelSet
 from channel_gateway.commands import Submission, SubmitOrder
 from channel_gateway.merchants import named_merchant
+from channel_gateway.originals import REPAIR_PREFIX
 from channel_gateway.requests import ask_of, route_question, submission
 from channel_gateway.router import Router, refusal
 from channel_gateway.routing import Judged, Reason, Route, onward
@@ -119,7 +120,7 @@ class ChannelService(channel_service_pb2_grpc.ChannelServiceServicer):
     ) -> channel_service_pb2.GetChannelOrderResponse:
         fields = Fields()
         if request.WhichOneof("by") == "instruction_id":
-            id_, column = fields.id("instruction_id", request.instruction_id, "ins"), "instruction_id"
+            id_, column = fields.id("instruction_id", request.instruction_id, "ins", REPAIR_PREFIX), "instruction_id"
         else:
             id_, column = fields.id("channel_order_id", request.channel_order_id, "chn"), "id"
         fields.raise_if_any()

@@ -5,20 +5,31 @@ from __future__ import annotations
 from channel_gateway.api import ChannelService
 from channel_gateway.asking import DoubtAsker
 from channel_gateway.channels import ChannelSet
+from channel_gateway.compensating import Compensating
+from channel_gateway.compensation_commands import DESK, TakeCompensation
 from channel_gateway.contexts import OrderContexts
 from channel_gateway.doubt_api import DoubtService
 from channel_gateway.notifications import NotificationEndpoint
 from channel_gateway.overrides import OverrideWatch
 from channel_gateway.settings import ChannelGatewaySettings
 from channel_gateway.state_api import ChannelStateService
-from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder, ChannelOverride, Notification
+from channel_gateway.tables import (
+    ChannelAttempt,
+    ChannelDoubt,
+    ChannelOrder,
+    ChannelOverride,
+    Compensation,
+    Notification,
+)
 from channel_gateway.worker import Dispatcher
+from paykit import compensation
 from paykit.clock import Clock
 from paykit.events.bus import Bus
 from paykit.events.timers import Timer
 from paykit.service import Service
 from paykit.settings import CommonSettings
 from paymesh.channel.v1 import channel_service_pb2_grpc, channel_state_service_pb2_grpc, doubt_service_pb2_grpc
+from paymesh.ops.v1.compensation_service_pb2_grpc import add_CompensationServiceServicer_to_server
 
 NAME = "channel_gateway"
 
@@ -44,11 +55,16 @@ def build(settings: ChannelGatewaySettings, common: CommonSettings, bus: Bus, cl
     service.add_servicer(doubt_service_pb2_grpc.add_DoubtServiceServicer_to_server, DoubtService(service.store))
     service.add_timer(Timer("channel_order_due", ChannelOrder, dispatcher.take_due))
     service.add_timer(DoubtAsker(service.store, dispatcher).timer())
+    repairs = compensation.CompensationApi(service.store, DESK, TakeCompensation, settings.compensation_callers)
+    service.add_servicer(add_CompensationServiceServicer_to_server, repairs)
+    service.add_consumer(compensation.consumer(DESK, TakeCompensation))
+    service.add_timer(Compensating(service.store, dispatcher).timer())
     service.add_lookup("chn", ChannelOrder)
     service.add_lookup("cat", ChannelAttempt)
     service.add_lookup("dbt", ChannelDoubt)
     service.add_lookup("ntf", Notification)
     service.add_lookup("ins", ChannelOrder, "instruction_id")
+    service.add_lookup("rpr", Compensation, "repair_id")
     service.add_lookup("pay", ChannelOrder, "payment_id")
     service.add_lookup("", ChannelOrder, "provider_reference")
     service.add_lookup("ovr", ChannelOverride)

@@ -10,9 +10,17 @@ from collections.abc import Sequence
 from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState, moved_minor
 from channel_gateway.tables import ChannelOrder
 from paykit.errors import FailedPrecondition
+from paykit.ids import is_id
+
+REPAIR_PREFIX = "rpr"  # of the id that stands for the instruction where a repair orders something
 
 _K = ChannelOrderKind
 _REFUNDABLE = frozenset({_K.CHARGE.value, _K.CAPTURE.value})
+
+
+def is_repair(order: ChannelOrder) -> bool:
+    """Whether a repair ordered it, rather than an instruction: a stray charge that is given back."""
+    return is_id(order.instruction_id, REPAIR_PREFIX)
 
 
 def refundable_minor(original: ChannelOrder, followers: Sequence[ChannelOrder]) -> int:
@@ -104,7 +112,9 @@ def _succeeded(
 
 
 def _standing(followers: Sequence[ChannelOrder], kind: ChannelOrderKind) -> list[ChannelOrder]:
-    return [order for order in followers if order.kind == kind and order.state != ChannelOrderState.FAILED]
+    # What a repair gives back was never a part of what the order moved.
+    mine = [order for order in followers if order.kind == kind and not is_repair(order)]
+    return [order for order in mine if order.state != ChannelOrderState.FAILED]
 
 
 def _sum(orders: Sequence[ChannelOrder]) -> int:

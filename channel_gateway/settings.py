@@ -36,3 +36,4 @@ class ChannelGatewaySettings(ServiceSettings):
     channels: Annotated[dict[ChannelName, AnyChannelSettings], Field(min_length=1, max_length=100)]
     notification_listen: Address
     notifications_in_flight_max: Count = 256  # beyond it 503, and the provider comes again
+    compensation_callers: tuple[str, ...] = ("recon",)  # common names, as shell patterns, that may have repairs done

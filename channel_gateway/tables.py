@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
+from paykit.compensation import CompensationRow
 from paykit.store.row import Blob, Code, Id, LongName, LongText, Millis, Minor, Name, Row, Small, Title, mapped
 
 metadata = MetaData()
@@ -124,3 +125,8 @@ class ChannelOverride(Row, frozen=True, kw_only=True):
     set_by: Name  # as authenticated
     set_at_ms: Millis
     expire_at_ms: Millis | None  # None where mode is NONE
+
+
+@mapped(metadata, "compensation", unique=["repair_id"], index=[("due_at_ms",), ("biz_id",)])
+class Compensation(CompensationRow, frozen=True, kw_only=True):
+    """A repair that reconciliation asked for."""

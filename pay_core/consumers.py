@@ -19,6 +19,7 @@ from paykit.errors import AlreadyExists, MeshError, NotFound
 from paykit.events.calls import DurableCall
 from paykit.events.consumers import Consumer
 from paykit.events.timers import Timer
+from paykit.ids import is_id
 from paykit.rpc.channels import Channels
 from paykit.store.command import Origin
 from paykit.store.store import Store
@@ -53,8 +54,8 @@ class ChannelResults:
     ) -> SettleInstruction | None:
         order = events_pb2.ChannelOrderEvent.FromString(body).channel_order
         outcome = outcome_of(order)
-        if outcome is None:
-            return None
+        if outcome is None or is_id(order.instruction_id, "rpr"):
+            return None  # what a repair ordered is no step of a payment
         return SettleInstruction(
             Origin.event(context, CHANNEL_RESULTS, message_id),
             order.payment_id,

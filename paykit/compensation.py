@@ -161,6 +161,22 @@ def end(
     return row
 
 
+def ask_later(work: Work, desk: Desk, row: CompensationRow, detail: str) -> None:
+    """Nothing came of a question: it is asked again later, later each time, and so many times in all."""
+    if row.ask_count + 1 >= ASKS_MAX:
+        end(work, desk, row, Outcome.REFUSED, f"no answer after {ASKS_MAX} questions: {detail}")
+    else:
+        work.update(postponed(row, work.now_ms), audit=False)
+
+
+def end_or_ask_later(work: Work, desk: Desk, row: CompensationRow, outcome: Outcome | None, detail: str) -> None:
+    """Ends a repair that changed nothing; ``outcome`` is None where it may be asked again."""
+    if outcome is None:
+        ask_later(work, desk, row, detail)
+    else:
+        end(work, desk, row, outcome, detail)
+
+
 def result_of(desk: Desk, row: CompensationRow) -> compensation_service_pb2.CompensationResult:
     """As the API and the event show it."""
     ms = row.finished_at_ms
@@ -202,13 +218,13 @@ class Take(Command[CompensationRow]):
 
 
 class Step(Command[None]):
-    """The base of what goes on with a repair: it does nothing where that has ended, in whatever process."""
+    """The base of what goes on with a repair: it does nothing where another process has gone on with it meanwhile."""
 
     desk: ClassVar[Desk]
 
     def __init__(self, origin: Origin, row: CompensationRow) -> None:
         super().__init__(row.slot, origin)
-        self.compensation_id = row.id
+        self.compensation_id, self.state = row.id, row.state
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield key(self.desk.row_type, self.compensation_id)
@@ -216,7 +232,7 @@ class Step(Command[None]):
     def decide(self, work: Work) -> None:
         row = work.get(self.desk.row_type, self.compensation_id)
         assert row is not None, "compensations are never removed"
-        if row.state != CompensationState.ENDED:
+        if row.state == self.state != CompensationState.ENDED:
             self.go_on(work, row)
 
     @abc.abstractmethod
@@ -234,12 +250,7 @@ class EndOrAskLater(Step):
         self.outcome, self.detail = outcome, detail
 
     def go_on(self, work: Work, row: CompensationRow) -> None:
-        if self.outcome is not None:
-            end(work, self.desk, row, self.outcome, self.detail)
-        elif row.ask_count + 1 >= ASKS_MAX:
-            end(work, self.desk, row, Outcome.REFUSED, f"no answer after {ASKS_MAX} questions: {self.detail}")
-        else:
-            work.update(postponed(row, work.now_ms), audit=False)
+        end_or_ask_later(work, self.desk, row, self.outcome, self.detail)
 
 
 def consumer(desk: Desk, to_command: ToCommand) -> Consumer:

@@ -82,7 +82,8 @@ def resolved(event: events_pb2.ChannelDoubtEvent) -> tuple[Doubted, Confirmed | 
 
 
 def _subject(order: channel_order_pb2.ChannelOrder, doubt_id: str, channel: str) -> Subject:
-    if not (is_id(doubt_id, "dbt") and is_id(order.instruction_id, "ins") and is_id(order.payment_id, "pay")):
+    is_ordered = is_id(order.instruction_id, "ins") or is_id(order.instruction_id, "rpr")
+    if not (is_id(doubt_id, "dbt") and is_ordered and is_id(order.payment_id, "pay")):
         raise ValueError(f"doubt {doubt_id[:40]!r} names no instruction and payment")
     kind = MatchKind.PAY_CHANNEL
     return Subject(

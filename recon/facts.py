@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paykit.ids import is_id
 from paymesh.channel.v1 import channel_order_pb2 as channel_pb2
 from paymesh.event.v1 import events_pb2
 from paymesh.pay.v1 import payment_pb2 as pay_pb2
@@ -148,7 +149,10 @@ def _booked(
 
 
 def of_channel_order(order: channel_pb2.ChannelOrder) -> list[Fact]:
-    """What a channel order says of its instruction: moved, not moved, or that nobody knows yet."""
+    """What a channel order says of its instruction: moved, not moved, or that nobody knows yet. One that a repair made
+    has none."""
+    if is_id(order.instruction_id, "rpr"):
+        return []
     moved = _CHANNEL_ORDER.get(order.state)
     side = Side.UNKNOWN if moved is None else Side.SECOND
     amount_minor = order.amount.amount_minor

@@ -5,11 +5,10 @@ from __future__ import annotations
 from channel_gateway.overrides import EXPIRY_MAX_MS, OVERRIDES_SLOT, OverrideMode
 from channel_gateway.tables import ChannelOrder, ChannelOverride, Notification
 from meshctl.invariants.base import Invariant, Tally
-from meshctl.invariants.world import Flaw, Slice
+from meshctl.invariants.world import COMPENSATIONS, Flaw, Slice
 from pay_core.tables import (
     Adjustment,
     Closing,
-    Compensation,
     Coupon,
     Hold,
     Instruction,
@@ -35,7 +34,7 @@ AUDITED: tuple[type[Row], ...] = (
     Closing,
     RuleVersion,
     Adjustment,
-    Compensation,
+    *COMPENSATIONS.values(),
     ChannelOrder,
     Notification,
     ChannelOverride,

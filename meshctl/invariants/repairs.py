@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from channel_gateway.originals import is_repair
+from channel_gateway.tables import ChannelDoubt
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import COMPENSATIONS, Slice, grouped
 from pay_core.adjustment import ADJUST
@@ -66,7 +68,7 @@ def repairs_have_one_effect(world: Slice, tally: Tally) -> None:
             lags = all(world.scope.may_be_unseen(row.created_at_ms) for row in rows)
             tally.expect(lags, repair_id, f"was carried out by {rows[0].id}, and does not exist")
     made = Counter(row.repair_id for row in world.rows(Adjustment))
-    made.update(row.instruction_id for row in world.orders.values() if row.instruction_id.startswith("rpr_"))
+    made.update(row.instruction_id for row in world.orders.values() if is_repair(row))
     for repair_id, number in made.items():
         tally.expect(number == 1 and repair_id in world.repairs, repair_id, f"has made {number} records")
 
@@ -95,6 +97,7 @@ def _records(world: Slice) -> Mapping[str, Mapping[str, object]]:
     return {
         "adj": {row.id: row for row in world.rows(Adjustment)},
         "chn": world.orders,
+        "dbt": {row.id: row for row in world.rows(ChannelDoubt)},
         "pay": world.payments,
         "trd": world.trades,
     }

@@ -10,13 +10,13 @@ from channel_gateway.channel_order import CHANNEL_ORDER
 from channel_gateway.doubt import DOUBT
 from channel_gateway.tables import ChannelDoubt, ChannelOrder
 from meshctl.invariants.base import Invariant, Tally, is_path
-from meshctl.invariants.world import Slice
+from meshctl.invariants.world import COMPENSATIONS, Slice
 from pay_core.case import CASE
 from pay_core.closing import CLOSING
 from pay_core.coupon import COUPON
 from pay_core.holds import HOLD
 from pay_core.payment import ESCROW, INSTRUCTION, PAYMENT, Action, Direction, collected_minor, did
-from pay_core.tables import Closing, Compensation, Coupon, Hold, Instruction, Payment, PaymentCase
+from pay_core.tables import Closing, Coupon, Hold, Instruction, Payment, PaymentCase
 from paykit.compensation import COMPENSATION
 from paykit.state_machine import StateMachine
 from paykit.store.command import Change
@@ -38,7 +38,7 @@ MACHINES: Mapping[type[Row], StateMachine[Any]] = {
     Coupon: COUPON,
     PaymentCase: CASE,
     Closing: CLOSING,
-    Compensation: COMPENSATION,
+    **dict.fromkeys(COMPENSATIONS.values(), COMPENSATION),
     ChannelOrder: CHANNEL_ORDER,
     ChannelDoubt: DOUBT,
     Break: BREAK,

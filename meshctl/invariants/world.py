@@ -16,6 +16,7 @@ import msgspec
 
 from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder, ChannelOverride, Notification
+from channel_gateway.tables import Compensation as GatewayCompensation
 from pay_core.tables import (
     Account,
     Adjustment,
@@ -75,11 +76,23 @@ TABLES: Mapping[str, tuple[type[Row], ...]] = {
         Compensation,
         *SYSTEM_TABLES,
     ),
-    "channel_gateway": (ChannelOrder, ChannelAttempt, ChannelDoubt, Notification, ChannelOverride, *SYSTEM_TABLES),
+    "channel_gateway": (
+        ChannelOrder,
+        ChannelAttempt,
+        ChannelDoubt,
+        Notification,
+        ChannelOverride,
+        GatewayCompensation,
+        *SYSTEM_TABLES,
+    ),
 }
 
 # Where each service keeps the repairs that it was asked for.
-COMPENSATIONS: Mapping[str, type[CompensationRow]] = {"trade_core": TradeCompensation, "pay_core": Compensation}
+COMPENSATIONS: Mapping[str, type[CompensationRow]] = {
+    "trade_core": TradeCompensation,
+    "pay_core": Compensation,
+    "channel_gateway": GatewayCompensation,
+}
 
 _HOLDING_UP = ("REVERSAL_FAILED", "RELEASE_FAILED")  # a payment waits for the decision of such a case
 

@@ -22,7 +22,8 @@ from paykit.service import Service
 from paykit.settings import CommonSettings, ShardSettings
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
 from paymesh.common.v1 import money_pb2
-from paymesh.event.v1 import events_pb2
+from paymesh.event.v1 import compensation_pb2, events_pb2
+from paymesh.ops.v1 import compensation_service_pb2, compensation_service_pb2_grpc
 from tests.channel_gateway.provider import (
     ADMIN_KEY,
     CHANNEL,
@@ -42,6 +43,11 @@ from tests.schema import make_schema
 SLOT = 7
 KINDS = {"CHARGE": 1, "REFUND": 2, "PAYOUT": 3, "AUTHORIZE": 4, "CAPTURE": 5, "VOID": 6}
 WAIT_S = 30.0
+_EVENTS: dict[str, Any] = {
+    "channel.mismatch_found": events_pb2.ChannelMismatchEvent,
+    "channel.mismatch_resolved": events_pb2.ChannelDoubtEvent,
+    "channel.compensation_done": compensation_pb2.CompensationDoneEvent,
+}  # the others are ChannelOrderEvent
 
 
 def account(base_url: str, api_key: str, key_id: str, signing: str) -> dict[str, Any]:
@@ -146,8 +152,7 @@ class Gateway:
 
     async def _take(self, delivery: Delivery) -> None:
         subject, body = delivery.message.subject, delivery.message.body
-        is_mismatch = subject.endswith("mismatch_found")
-        event: Any = events_pb2.ChannelMismatchEvent() if is_mismatch else events_pb2.ChannelOrderEvent()
+        event = _EVENTS.get(subject.partition(".")[2], events_pb2.ChannelOrderEvent)()
         event.ParseFromString(body)
         async with self._arrived:
             self.events.append((subject, event))
@@ -218,3 +223,22 @@ class Gateway:
     async def book(self) -> dict[str, BookEntry]:
         """The provider's book by channel order id."""
         return {entry.reference: entry async for entry in read_book(self.process.url, ADMIN_KEY)}
+
+    async def compensate(self, compensation: Any) -> Any:
+        """The result of a repair once it has ended."""
+        stub = compensation_service_pb2_grpc.CompensationServiceStub(self._grpc)
+        request = compensation_service_pb2.CompensateRequest(
+            request_id=compensation.repair_id, compensation=compensation
+        )
+        metadata = to_metadata(mint(SLOT, int(time.time() * 1000)))
+        result = (await stub.Compensate(request, metadata=metadata, timeout=WAIT_S)).result
+        if not result.outcome:
+            async with self._arrived, asyncio.timeout(WAIT_S):
+                await self._arrived.wait_for(lambda: self._has_ended(compensation.repair_id))
+            get = compensation_service_pb2.GetCompensationRequest(repair_id=compensation.repair_id)
+            result = (await stub.GetCompensation(get, metadata=metadata, timeout=WAIT_S)).result
+        return result
+
+    def _has_ended(self, repair_id: str) -> bool:
+        ended = [event for subject, event in self.events if subject.endswith("compensation_done")]
+        return any(event.result.repair_id == repair_id for event in ended)

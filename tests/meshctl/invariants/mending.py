@@ -13,7 +13,6 @@ from paykit import compensation
 from paykit import context as business
 from paykit.context import BusinessContext
 from paykit.events.consumers import Consumer
-from paykit.ids import slot_of
 from recon import repair_due
 from recon.matching import BreakType, MatchKind, match_key
 from recon.rules import Rules
@@ -38,7 +37,7 @@ def consumers(rules: Rules) -> dict[str, Consumer]:
 async def mend(world: SmallWorld) -> None:
     """Breaks and their repairs: by two people against suspense, in vain by rule, and one that waits for a checker."""
     recon, rules = world.stores["recon"], rules_with(delay_s=1.0)
-    desk = Desk(recon, rules, slot=slot_of("user.mended"))
+    desk = Desk(recon, rules, slot=7)
     adjusted = await desk.opened(BreakType.MISSING_HERE, 250, payment_id="", channel_order_id="")
     await desk.advance(await desk.approve(await desk.propose(adjusted)))
     await world.carry()
