@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
 
 from channel_gateway.channel_order import ChannelOrderKind
 from channel_gateway.channel_settings import (
@@ -31,7 +31,16 @@ from channel_gateway.channels.signed_json_times import TimeFormat
 from paykit.settings import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+_MADE_HERE = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"})
+
+
+def _not_of_http(name: str) -> str:
+    if name.lower() in _MADE_HERE:
+        raise ValueError("is made here")
+    return name
+
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$"), AfterValidator(_not_of_http)]
 _KINDS = "CHARGE|REFUND|PAYOUT|AUTHORIZE|CAPTURE|VOID"
 CallName = Annotated[str, StringConstraints(pattern=rf"^(QUERY|(QUERY_)?({_KINDS}))$")]
 QUERY = "QUERY"
@@ -40,7 +49,6 @@ _BASE_URL = re.compile(r"https?:/{2}[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_.~-
 # Which placeholders name an earlier order: what goes back to, or on with, it has to carry one.
 _ORIGINAL = frozenset({"original_order_id", "original_provider_reference"})
 _FOLLOWING = frozenset({"REFUND", "CAPTURE", "VOID"})
-_MADE_HERE = frozenset({"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"})
 
 
 class SignedJsonAccountSettings(ProviderAccountSettings):
@@ -153,14 +161,6 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
             return data | {"operations": kinds}
         return data
 
-    @field_validator("headers")
-    @classmethod
-    def _not_of_http(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in headers:
-            if name.lower() in _MADE_HERE:
-                raise ValueError(f"{name}: is made here")
-        return headers
-
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         for problem in (
@@ -229,8 +229,13 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
                 yield f"calls.{name}: has no body that could carry {signature.field}"
             if signature.field in call.body:
                 yield f"calls.{name}.body: {signature.field} is the signature's"
-            if "sorted_fields" in parse(signature.signed).names and any("." in path for path in call.body):
-                yield f"calls.{name}.body: sorted fields are signed, so it must be flat"
+            if "sorted_fields" in parse(signature.signed).names:
+                if not call.body:
+                    yield f"calls.{name}: has no body, and request_signature signs the fields of one"
+                if any("." in path for path in call.body):
+                    yield f"calls.{name}.body: sorted fields are signed, so it must be flat"
+                if any("&" in text for text in call.body.values() if isinstance(text, str)):
+                    yield f"calls.{name}.body: sorted fields are signed, so that no text of it may hold an &"
             if not call.body and "path" not in parse(signature.signed).names:
                 yield f"calls.{name}: nothing of it is signed"
 
@@ -239,8 +244,8 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
         if self.statement is None or signature is None:
             return
         signed = parse(signature.signed).names
-        if signature.field or "path" not in signed:
-            yield "statement: a GET has no body, and request_signature signs nothing else of it"
+        if signature.field or "path" not in signed or "sorted_fields" in signed:
+            yield "statement: a GET has no body, and request_signature signs one"
         if "order_id" in signed:
             yield "statement: request_signature signs an {order_id}, and a statement is of no order"
 
@@ -268,6 +273,8 @@ class SignedJsonChannelSettings(SignedJsonAccountSettings, ChannelSettings):
                     yield f"{under}{name}: is missing; a template has it"
             if "merchant_id" in names | signed and not account.merchant_id:
                 yield f"{under}merchant_id: is missing; a template has it"
+            if "sorted_fields" in signed and any("&" in value for value in account.values.values()):
+                yield f"{under}values: sorted fields are signed, so that none may hold an &"
             if "key_id" in names | signed and not account.key_id:
                 yield f"{under}key_id: is missing; a template has it"
             if (self.answer_signature or self.notifications) and not account.notification_keys:

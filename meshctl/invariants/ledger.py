@@ -148,7 +148,8 @@ def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
     for account in world.rows(Account):
         if account.kind == AccountKind.EXTERNAL:
             channel = account.account_key.partition(":")[2].partition("/")[0]
-            tally.sums[world.mode, channel, account.currency] += account.balance_minor
+            if world.scope.has_book_of(channel, world.mode):
+                tally.sums[world.mode, channel, account.currency] += account.balance_minor
     for entry in world.rows(BookEntry):
         if entry.status == "succeeded" and not _is_under_way(world, entry):
             order = world.orders.get(entry.reference)
@@ -158,7 +159,8 @@ def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
     for row in world.rows(Adjustment):
         repair = world.repairs.get(row.repair_id)
         about = {repair.channel_order_id, shared_id(repair.match_key)} - {""} if repair is not None else set()
-        if row.kind == ADJUST and not any(id_ in booked or id_ in world.orders for id_ in about):
+        is_mirrored = world.scope.has_book_of(row.channel, world.mode)
+        if row.kind == ADJUST and is_mirrored and not any(id_ in booked or id_ in world.orders for id_ in about):
             tally.sums[world.mode, row.channel, row.currency] += row.amount_minor
 
 

@@ -64,6 +64,8 @@ def orders_agree_with_book(world: Slice, tally: Tally) -> None:
     """A SUCCEEDED channel order succeeded at the provider, with the same amount; a FAILED one did not; success there
     becomes success here."""
     for order in world.rows(ChannelOrder):
+        if not world.scope.has_book_of(order.channel, world.mode):
+            continue
         tally.count()
         entries = world.booked.get(order.id, [])
         statuses = {entry.status for entry in entries}

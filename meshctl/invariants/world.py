@@ -156,6 +156,10 @@ class Scope(msgspec.Struct, frozen=True):
     slots: Mapping[tuple[str, str], range]
     accounts: Mapping[str, tuple[str, str]]
 
+    def has_book_of(self, channel: str, mode: str) -> bool:
+        """Whether the provider's book that is read here is that of a channel. Of other providers statements tell."""
+        return (channel, mode) in self.accounts.values()
+
     def may_be_open(self, since_ms: int) -> bool:
         """Whether what began at ``since_ms`` may still be under way."""
         return not self.settled and since_ms > self.now_ms - self.stated_ms

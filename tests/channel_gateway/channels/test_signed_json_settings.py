@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+from pydantic import ValidationError
 
 from channel_gateway.channels import ChannelSet
 from channel_gateway.channels.signed_json_settings import SignedJsonChannelSettings
@@ -89,7 +90,10 @@ def _some() -> dict[str, Any]:
         ("operations", ["CHARGE"], "operations has no "),
         ("calls.CHARGE.answer", {"state": "x", "states": {}}, "calls.CHARGE.answer: state and states"),
         ("headers.X-Signature", GONE, "headers: none carries the {signature}"),
-        ("headers.Content-Length", "0", "Content-Length: is made here"),
+        ("headers.Content-Length", "0", "headers.Content-Length: "),
+        ("calls.CHARGE.headers", {"host": "x"}, "calls.CHARGE.headers.host: "),
+        ("headers.X Y", "0", "headers.X Y: "),
+        ("request_signature.signed", "{path}\n{sorted_fields}", "must be flat"),
         ("headers.X-Token", "{secrets.token}", "secrets.token: is missing"),
         ("headers.X-App", "{values.app}", "values.app: is missing"),
         ("request_signature", GONE, "{signature} is made by request_signature"),
@@ -127,6 +131,21 @@ def test_what_makes_no_sense_is_refused_by_its_key(tmp_path: Path, key: str, val
     assert "channel_gateway.channels.bank" in str(caught.value)
     assert "signed_json" not in str(caught.value)
     assert not any(secret in str(caught.value) for secret in SECRETS.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "named"),
+    [
+        ("note", "a & b", "no text of it may hold an &"),
+        ("deep.note", "a", "must be flat"),
+        ("sign", "a", "sign is the signature's"),
+    ],
+)
+def test_fields_that_are_sorted_and_signed_are_flat_and_unambiguous(path: str, text: str, named: str) -> None:
+    wallet = copy.deepcopy(channels_of_page()["lotus_wallet"])
+    wallet["calls"]["CHARGE"]["body"][path] = text
+    with pytest.raises(ValidationError, match=named):
+        SignedJsonChannelSettings.model_validate(wallet)
 
 
 def test_a_merchant_id_that_a_template_has_must_be_there(tmp_path: Path) -> None:
