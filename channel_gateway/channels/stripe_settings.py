@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -11,6 +12,7 @@ from paykit.settings import Seconds
 
 # A connected account; nothing else is a merchant to Stripe.
 _MERCHANT_PREFIX = "acct_"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class StripeChannelSettings(ChannelSettings):
@@ -33,6 +35,15 @@ class StripeChannelSettings(ChannelSettings):
     not_found_certain_after_s: Seconds | None = 3_600.0
     # How many pages of a hundred a query looks through where the search does not know an order; beyond it, UNKNOWN.
     query_pages_max: Annotated[int, Field(ge=1, le=1_000)] = 20
+
+    @model_validator(mode="after")
+    def _keys_are_sent_over_tls(self) -> Self:
+        accounts: list[ProviderAccountSettings] = [self, *([self.shadow] if self.shadow is not None else [])]
+        for account in accounts:
+            address = urlsplit(account.base_url)
+            if address.scheme != "https" and address.hostname not in _LOOPBACK:
+                raise ValueError("base_url must be https, except on this machine")
+        return self
 
     @model_validator(mode="after")
     def _merchants_are_connected_accounts(self) -> Self:

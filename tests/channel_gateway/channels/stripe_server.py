@@ -56,6 +56,8 @@ class StripeServer:
         self.search_lag_s = 0.0
         self.refusal: tuple[int, dict[str, Any]] | None = None  # what everything is answered with
         self._runner: web.AppRunner | None = None
+        self.gate: asyncio.Event | None = None  # what reading waits for
+        self.asked = asyncio.Event()  # something is read
         self.hangs = asyncio.Event()  # something was booked, and its answer does not come
         self._closing = asyncio.Event()
         self._later: set[asyncio.Task[None]] = set()
@@ -98,6 +100,9 @@ class StripeServer:
             merchant = self.merchants.get(request.headers.get("Authorization", "").removeprefix("Bearer "))
             if merchant is None:
                 raise ApiError(401, "invalid_request_error", message="Invalid API Key provided")
+            self.asked.set()
+            if self.gate is not None and request.method == "GET":
+                await self.gate.wait()
             if request.method == "POST":
                 status, body, replayed = await self._post(merchant, request, params)
             else:

@@ -325,6 +325,15 @@ def test_a_sdk_that_would_print_bodies_is_refused_at_start(
         ChannelSet({"card": rig.settings()})
 
 
+@pytest.mark.parametrize("base_url", ["http://api.stripe.com", "http://127.0.0.1.example", "ftp://127.0.0.2"])
+def test_a_key_is_sent_over_tls_or_not_off_this_machine(rig: StripeRig, base_url: str) -> None:
+    shadow = {"base_url": base_url, "api_key": {"value": TEST_KEY}, "notification_keys": {"k": {"value": "whsec"}}}
+    for changes in ({"base_url": base_url}, {"shadow": shadow}):
+        with pytest.raises(ValueError, match="https"):
+            rig.settings(**changes)
+    assert rig.settings(base_url="https://api.stripe.com").base_url
+
+
 def test_a_merchant_that_is_no_connected_account_is_refused(rig: StripeRig) -> None:
     with pytest.raises(ValueError, match="acct_"):
         rig.settings(merchant_id="M4711")

@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
+import grpc
 import msgspec
 import pytest
 
+from channel_gateway.statements import STREAMS_MAX
 from paykit.context import mint, to_metadata
+from paykit.rpc.errors import from_rpc_error
 from paykit.settings import ShardSettings
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2
 from tests.channel_gateway.channels.stripe_rig import (
@@ -189,6 +192,38 @@ async def test_yesterdays_statement_is_streamed_with_our_orders_in_it(stripe: St
     shadow = to_metadata(mint(SLOT, int(time.time() * 1_000), shadow=True))
     pieces = [piece async for piece in stripe.gateway.stub.FetchStatement(request, metadata=shadow, timeout=20)]
     assert [(piece.format, piece.chunk) for piece in pieces] == [("stripe_balance", b"")]
+
+
+async def test_a_reader_of_a_statement_that_goes_away_leaves_its_place_to_others(stripe: Stripe) -> None:
+    request = channel_service_pb2.FetchStatementRequest(channel=CHANNEL, date="2026-01-31")
+    stripe.server.gate = asyncio.Event()
+    for _ in range(STREAMS_MAX):
+        stripe.server.asked.clear()
+        call = stripe.gateway.stub.FetchStatement(request, timeout=20)
+        reading = asyncio.ensure_future(call.read())
+        await asyncio.wait_for(stripe.server.asked.wait(), 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    stripe.server.gate.set()
+    stripe.server.gate = None
+    chunks = None
+    for _ in range(400):  # a call that was given up ends a moment after its caller has gone
+        chunks = await statement_or_none(stripe, request)
+        if chunks is not None:
+            break
+        await asyncio.sleep(0.02)
+    assert chunks == [b""]
+
+
+async def statement_or_none(stripe: Stripe, request: Any) -> list[bytes] | None:
+    """The pieces; None where too many are being read."""
+    try:
+        return [piece.chunk async for piece in stripe.gateway.stub.FetchStatement(request, timeout=10)]
+    except grpc.aio.AioRpcError as error:
+        if from_rpc_error(error).reason != "STATEMENTS_BUSY":
+            raise
+        return None
 
 
 # How orders go, and how often of ten; a hang is left out, for its absence is certain only after a quarter of a minute.
