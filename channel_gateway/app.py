@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from channel_gateway import records
 from channel_gateway.api import ChannelService
 from channel_gateway.asking import DoubtAsker
 from channel_gateway.channels import ChannelSet
@@ -59,6 +60,7 @@ def build(settings: ChannelGatewaySettings, common: CommonSettings, bus: Bus, cl
     service.add_servicer(add_CompensationServiceServicer_to_server, repairs)
     service.add_consumer(compensation.consumer(DESK, TakeCompensation))
     service.add_timer(Compensating(service.store, dispatcher).timer())
+    service.add_records(records.SOURCES)
     service.add_lookup("chn", ChannelOrder)
     service.add_lookup("cat", ChannelAttempt)
     service.add_lookup("dbt", ChannelDoubt)

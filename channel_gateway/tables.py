@@ -14,7 +14,14 @@ metadata = MetaData()
     metadata,
     "channel_order",
     unique=["instruction_id"],
-    index=[("payment_id", "id"), ("original_channel_order_id",), ("provider_reference",), ("due_at_ms",), ("biz_id",)],
+    index=[
+        ("payment_id", "id"),
+        ("original_channel_order_id",),
+        ("provider_reference",),
+        ("due_at_ms",),
+        ("biz_id",),
+        ("finished_at_ms",),
+    ],
 )
 class ChannelOrder(Row, frozen=True, kw_only=True):
     """One order to a provider ("chn_…"). Its id is the reference and the idempotency key the provider is given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from pay_core import records
 from pay_core.adjustment_commands import DESK, TakeCompensation
 from pay_core.api import BenefitApi, LedgerApi, PayApi, TransitApi
 from pay_core.completion import Completion
@@ -40,6 +41,7 @@ def build(settings: PayCoreSettings, common: CommonSettings, bus: Bus, clock: Cl
     service.add_servicer(ledger_service_pb2_grpc.add_BenefitServiceServicer_to_server, BenefitApi(store))
     service.add_servicer(ledger_service_pb2_grpc.add_TransitServiceServicer_to_server, TransitApi(store, terms))
     results = ChannelResults(store, service.channels, terms)
+    service.add_records(records.SOURCES)
     service.add_consumer(results.consumer())
     service.add_timer(DuePayments(store, service.channels, terms).timer())
     service.add_call(results.call(), "channel_gateway")

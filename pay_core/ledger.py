@@ -255,19 +255,10 @@ def post(work: Work, draft: Draft, payment_id: str, accounting_date: str = "") -
         posted_at_ms=work.now_ms,
         accounting_date=date,
     )
-    event = events_pb2.JournalEvent(
-        journal_id=journal.id,
-        slot=draft.slot,
-        payment_id=payment_id,
-        currency_code=draft.currency,
-        post_time=timestamp(work.now_ms),
-    )
-    for booking in draft.bookings:
-        leg = events_pb2.BookingLeg.Value(f"BOOKING_LEG_{booking.leg}")
-        event.instructions.add(instruction_id=booking.instruction_id, amount_minor=booking.amount_minor, leg=leg)
+    entries = []
     for ref, minor in postings:
         account = _credit(work, ref, minor)
-        event.entries.add(account_id=account.id, amount_minor=minor)
+        entries.append((account.id, minor))
         entry = Entry(
             id=work.new_id("ent", draft.slot),
             slot=draft.slot,
@@ -282,8 +273,27 @@ def post(work: Work, draft: Draft, payment_id: str, accounting_date: str = "") -
         )
         work.insert(entry, audit=False)
     work.insert(journal, parent_id=payment_id, note=describe(postings))
-    work.publish(JOURNAL_POSTED, event)
+    work.publish(JOURNAL_POSTED, journal_event(journal, draft.bookings, entries))
     return journal
+
+
+def journal_event(
+    journal: Journal, bookings: Iterable[Booking], entries: Iterable[tuple[str, int]]
+) -> events_pb2.JournalEvent:
+    """The body of ledger.journal_posted. ``entries``: account id and minor units of each, positive is a credit."""
+    event = events_pb2.JournalEvent(
+        journal_id=journal.id,
+        slot=journal.slot,
+        payment_id=journal.payment_id,
+        currency_code=journal.currency,
+        post_time=timestamp(journal.posted_at_ms),
+    )
+    for booking in bookings:
+        leg = events_pb2.BookingLeg.Value(f"BOOKING_LEG_{booking.leg}")
+        event.instructions.add(instruction_id=booking.instruction_id, amount_minor=booking.amount_minor, leg=leg)
+    for account_id, minor in entries:
+        event.entries.add(account_id=account_id, amount_minor=minor)
+    return event
 
 
 def _credit(work: Work, ref: AccountRef, minor: int) -> Account:

@@ -54,7 +54,14 @@ class Entry(Row, frozen=True, kw_only=True):
 @mapped(
     metadata,
     "payment",
-    index=[("source_id",), ("payer_id", "id"), ("biz_id",), ("due_at_ms",), ("slot", "accounting_date")],
+    index=[
+        ("source_id",),
+        ("payer_id", "id"),
+        ("biz_id",),
+        ("due_at_ms",),
+        ("slot", "accounting_date"),
+        ("finished_at_ms",),
+    ],
 )
 class Payment(Row, frozen=True, kw_only=True):
     """One operation and what became of it."""

@@ -91,6 +91,7 @@ def time_ms_in(id_: str) -> int:
     if not is_id(id_):
         raise ValueError(f"not an id: {id_[:40]!r}")
     value = 0
-    for char in id_[4:]:
+    for char in id_[4:14]:
         value = (value << 5) | _VALUE[char]
-    return value >> (_SLOT_BITS + _RANDOM_BITS)
+    # Ten characters hold bits 80 to 129; the time begins at bit 82.
+    return value >> 2

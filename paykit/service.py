@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import structlog
@@ -18,6 +18,8 @@ from paykit.events.dead_letters import OPEN, MarkReplayed
 from paykit.events.relay import Relay
 from paykit.events.timers import TICKET_PREFIX, Timer, TimerRunner
 from paykit.ops import Lookup, OpsApi
+from paykit.record_api import RecordApi
+from paykit.records import RecordSource
 from paykit.rpc.channels import Channels
 from paykit.rpc.server import Server
 from paykit.settings import CommonSettings, ServiceSettings
@@ -25,7 +27,7 @@ from paykit.store.command import Origin
 from paykit.store.row import Row
 from paykit.store.store import Store
 from paykit.store.system import DeadLetter
-from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc
+from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc, record_service_pb2_grpc
 
 log = structlog.get_logger()
 
@@ -79,6 +81,11 @@ class Service:
     ) -> None:
         """Lets OpsService find a business id by an id, or by a reference that is none of ours (prefix "")."""
         self._lookups.append(Lookup(prefix, row_type, column, parent, parent_column))
+
+    def add_records(self, sources: Iterable[RecordSource]) -> None:
+        """Lets who compares see what records of these kinds have ended."""
+        api = RecordApi(self.store, sources)
+        self.add_servicer(record_service_pb2_grpc.add_RecordServiceServicer_to_server, api)
 
     def add_background(self, start: Background, stop: Background) -> None:
         """Something that runs beside: started after the store and the bus, stopped before them."""

@@ -19,7 +19,9 @@ from recon.repair_due import DueRepairs
 from recon.reports.api import ReportService
 from recon.settings import ReconSettings
 from recon.statements import wiring
-from recon.tables import Break, Match, Repair
+from recon.sweep import Sweeper
+from recon.sweep_peers import RecordPeers
+from recon.tables import Break, Match, Repair, Sweep
 
 
 def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Clock) -> Service:
@@ -33,10 +35,13 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     service.add_servicer(repair_service_pb2_grpc.add_RepairServiceServicer_to_server, repairs)
     wiring.add_to(service, settings.statements, rules)
     service.add_servicer(report_service_pb2_grpc.add_ReportServiceServicer_to_server, ReportService(service.store))
-    service.add_consumer(consumers.consumer(rules, Gather(settings.gather_s, settings.gather_max)))
+    service.add_consumer(consumers.consumer(rules, Gather(settings.gather_s, settings.gather_max), clock))
     service.add_consumer(repair_due.consumer(rules))
     service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())
     service.add_timer(Timer("recon-window", Match, expiry.fire))
+    sweeper = Sweeper(service.store, RecordPeers(service.channels), rules, settings.sweep.rules())
+    service.add_background(sweeper.start, sweeper.stop)
+    service.add_timer(Timer("recon-sweep", Sweep, sweeper.fire))
     service.add_lookup("brk", Break)
     service.add_lookup("mat", Match)
     service.add_lookup("rpr", Repair)

@@ -242,6 +242,8 @@ def take(work: Work, heard: Heard, facts: Mapping[str, Sequence[Fact]], rules: R
         if not any(record.id == order.id for record in held.records):
             work.insert(order, audit=False)
     records = sides.with_records(held.records, heard.records)
+    for late in sides.late_records(match, held.records, records):
+        work.insert(late, audit=False)
     source_id = max([held.source_id, *[fact.source_id for fact in heard.facts]])
     if found is None or changed or records is not held.records or source_id != held.source_id:
         _store(work, match, Sides(source_id, held.pairs, records), changed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from google.protobuf.message import DecodeError
 
+from paykit import telemetry
+from paykit.clock import Clock
 from paykit.context import BusinessContext
 from paykit.events.bus import Rejected
 from paykit.events.consumers import Consumer
@@ -20,12 +22,13 @@ CONSUMER = "matcher"
 MISMATCH_FOUND = "channel.mismatch_found"
 MISMATCH_RESOLVED = "channel.mismatch_resolved"
 SUBJECTS = (*heard.EVENTS, MISMATCH_FOUND, MISMATCH_RESOLVED)
-_IN_FLIGHT_MAX = 2048  # of each service: events that wait for others of their payment are in flight
+_LAG = telemetry.gauge("recon_lag_seconds", "How long ago it was so, what was heard last", ("mode",))
+_IN_FLIGHT_MAX = 4096  # of each service: events that wait for others of their payment are in flight
 
 Taken = TakeFacts | TakeMismatch | TakeOrphan | TakeDoubt | ResolveDoubt
 
 
-def consumer(rules: Rules, gather: Gather) -> Consumer:
+def consumer(rules: Rules, gather: Gather, clock: Clock) -> Consumer:
     """The one consumer of recon. An event that cannot be read, or names ids of no form, is a dead letter at once."""
 
     def to_command(context: BusinessContext, message_id: str, subject: str, body: bytes) -> Taken | None:
@@ -36,6 +39,8 @@ def consumer(rules: Rules, gather: Gather) -> Consumer:
                 doubted, confirmed = doubts.resolved(events_pb2.ChannelDoubtEvent.FromString(body))
                 return ResolveDoubt(Origin.event(context, CONSUMER, message_id), doubted, confirmed, rules)
             said = heard.of_event(subject, body, context)
+            if said.facts and said.facts[0].at_ms:
+                _LAG.labels(context.mode).set(max(0, clock.now_ms() - said.facts[0].at_ms) / 1000)
             return TakeFacts(Origin.fold(context), said, rules) if said else None
         except (DecodeError, ValueError) as error:
             raise Rejected(f"{subject} {message_id}: {error}") from error

@@ -56,7 +56,7 @@ class Heard(NamedTuple):
 
 
 def _record(kind: RecordKind, id_: str, at_ms: int, state: str, amount_minor: int, currency: str) -> Record:
-    return Record(kind.value, id_, at_ms, amount_minor, hash64(id_, state, amount_minor, currency))
+    return Record(kind.value, id_, at_ms, amount_minor, hash64(id_, state, amount_minor, currency), slot_in(id_))
 
 
 def _trade(body: bytes, context: BusinessContext) -> Heard:
@@ -158,6 +158,21 @@ EVENTS: dict[str, Callable[[bytes, BusinessContext], Heard]] = {
 }
 
 
+def _returned(body: bytes, context: BusinessContext) -> Heard:
+    """That an attempt's payment was given back: what its trade says is about another payment, or none."""
+    return _trade(body, context)._replace(facts=())
+
+
+# What no event tells, and the sweep finds.
+_FOUND = {"trade.trade_changed": _returned}
+
+
 def of_event(subject: str, body: bytes, context: BusinessContext) -> Heard:
     """What an event says (``subject`` without mode). ValueError or DecodeError where it cannot be read."""
     return EVENTS[subject](body, context)
+
+
+def of_found(subject: str, body: bytes, context: BusinessContext) -> Heard | None:
+    """As ``of_event``, of a record that the sweep found; None where it says nothing."""
+    read = EVENTS.get(subject) or _FOUND.get(subject)
+    return None if read is None else read(body, context)

@@ -16,7 +16,10 @@ _AGE = telemetry.gauge("recon_unmatched_age_seconds", "Age of the oldest of them
 _WAITING = telemetry.gauge("recon_unmatched_minor", "Money in pairs that wait", ("mode", "currency"))
 _BREAKS = telemetry.gauge("recon_open_breaks", "Breaks in state OPEN", ("mode", "type", "currency"))
 _AT_RISK = telemetry.gauge("recon_at_risk_minor", "Money at risk in open breaks", ("mode", "type", "currency"))
-ALL = (_UNMATCHED, _AGE, _WAITING, _BREAKS, _AT_RISK)
+_WATERMARK = telemetry.gauge(
+    "recon_watermark_age_seconds", "All that ended longer ago is matched or in a break, and was compared", ("mode",)
+)
+ALL = (_UNMATCHED, _AGE, _WAITING, _WATERMARK, _BREAKS, _AT_RISK)
 
 _log = structlog.get_logger(__name__)
 
@@ -45,15 +48,22 @@ class Gauges:
         """Reads the counts of every mode and sets the gauges. What is no longer there is dropped, not left standing."""
         now_ms = self._store.clock.now_ms()
         found = [
-            (mode, await summary.unmatched(self._store, mode), await summary.open_breaks(self._store, mode))
+            (
+                mode,
+                await summary.unmatched(self._store, mode),
+                await summary.open_breaks(self._store, mode),
+                await summary.swept_until(self._store, mode),
+            )
             for mode in self._store.modes()
         ]
         for gauge in ALL:
             gauge.clear()
-        for mode, waiting, breaks in found:
+        for mode, waiting, breaks, positions in found:
             for kind, count in waiting.pair_counts.items():
                 _UNMATCHED.labels(mode, kind).set(count)
                 _AGE.labels(mode, kind).set(max(0, now_ms - waiting.oldest_ms[kind]) / 1000)
+            watermark_ms = min([*waiting.oldest_ms.values(), *positions])
+            _WATERMARK.labels(mode).set(max(0, now_ms - watermark_ms) / 1000)
             for currency, amount_minor in waiting.minor.items():
                 _WAITING.labels(mode, currency).set(amount_minor)
             for group in breaks:

@@ -36,3 +36,18 @@ class Rules(msgspec.Struct, frozen=True):
     def next_ask_ms(self, ask_count: int) -> int:
         """How long after the question number ``ask_count`` (from 1) the next one is due."""
         return int(min(self.ask_delay_max_ms, self.ask_delay_ms * 2 ** min(ask_count - 1, 32)))
+
+
+class SweepRules(msgspec.Struct, frozen=True):
+    """How the sweep goes about it. Times in milliseconds, but for the timeout of a step."""
+
+    interval_ms: int
+    ages_ms: tuple[int, ...]  # what ended so long ago is compared, once at each age
+    span_max_ms: int
+    begin_back_ms: int
+    timeout_s: float
+    rows_max: int
+
+    def pause_ms(self, level: int) -> int:
+        """Between two looks of a level: often at what has just ended, and seldom at what is old."""
+        return self.interval_ms if level == 0 else max(self.interval_ms, self.ages_ms[level] // 12)

@@ -9,7 +9,7 @@ from pydantic import Field
 from paykit.settings import Count, Seconds, Section, ServiceSettings
 from recon.matching import BreakType
 from recon.repair import RepairRules
-from recon.rules import Rules
+from recon.rules import Rules, SweepRules
 from recon.statements.settings import StatementsSettings
 
 _OWNERS = {
@@ -67,14 +67,38 @@ class RepairSettings(Section):
         )
 
 
+class SweepSettings(Section):
+    """How what the services have is compared with what was heard of it."""
+
+    interval_s: Seconds = 60.0  # between two looks at what ended since the one before
+    grace_s: Seconds = 15.0  # what ended later may not be committed yet, or not have been told
+    again_s: tuple[Seconds, ...] = (3600.0, 86_400.0)  # the ages at which all of it is compared again
+    span_max_s: Seconds = 300.0  # compared at once; a longer time is caught up with in such steps
+    begin_back_s: Seconds = 3600.0  # where it begins the first time: so long ago
+    timeout_s: Seconds = 20.0  # of one step
+    rows_max: Count = 2000  # records of differing slots that are read at once; more are halved by time
+
+    def rules(self) -> SweepRules:
+        """As the sweep takes them."""
+        return SweepRules(
+            interval_ms=int(self.interval_s * 1000),
+            ages_ms=tuple(int(age_s * 1000) for age_s in (self.grace_s, *self.again_s)),
+            span_max_ms=int(self.span_max_s * 1000),
+            begin_back_ms=int(self.begin_back_s * 1000),
+            timeout_s=self.timeout_s,
+            rows_max=self.rows_max,
+        )
+
+
 class ReconSettings(ServiceSettings):
     """The section ``[recon]``."""
 
     window_s: Seconds = 30.0  # how long a side may be silent before it is asked
     expected_s: Seconds = 60.0  # how long nobody may speak of what was sent before it is asked about; doubles with each
     expected_max_s: Seconds = 3600.0
-    gather_s: Seconds = 2.0  # how long an event waits for others of its payment, where more are expected
-    gather_max: Count = 4096  # events that wait at once
+    gather_s: Seconds = 5.0  # how long an event waits for others of its payment, where more are expected
+    gather_max: Count = 8192  # events that wait at once
+    sweep: SweepSettings = SweepSettings()
     ask: AskSettings = AskSettings()
     owners: dict[BreakType, str] = Field(
         default_factory=dict

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from msgspec.structs import replace
 
+from paykit.ids import new_id, time_ms_in
+from paykit.records import unsigned
 from recon.matching import REAL_TIME, MatchState
 from recon.pair import Pair, since_ms
-from recon.tables import Match
+from recon.tables import LateRecord, Match
 
 _PLACE = {kind.value: place for place, kind in enumerate(REAL_TIME)}
 
@@ -26,6 +28,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, order=True):
     at_ms: int  # when it ended, by the service's clock
     amount_minor: int
     hash64: int  # see paykit.records.hash64
+    slot: int  # its own
 
 
 class Sides(msgspec.Struct, frozen=True, array_like=True):
@@ -35,6 +38,11 @@ class Sides(msgspec.Struct, frozen=True, array_like=True):
     pairs: tuple[Pair, ...] = ()  # by match key
     records: tuple[Record, ...] = ()  # by kind and id
 
+
+# The sweep finds what ended in a range of time by the ids of the matches, which tell when their payments were made.
+# What ended later than this after its payment has a LateRecord besides. Clocks of services may differ by the second.
+NEAR_MS = 60_000
+CLOCK_SKEW_MS = 5_000
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Sides).decode
@@ -67,6 +75,28 @@ def with_records(known: tuple[Record, ...], heard: Iterable[Record]) -> tuple[Re
             records[key] = record
             changed = True
     return tuple(sorted(records.values())) if changed else known
+
+
+def is_near(made_at_ms: int, record: Record) -> bool:
+    """Whether a record is found by when its payment was made."""
+    return made_at_ms - CLOCK_SKEW_MS <= record.at_ms < made_at_ms + NEAR_MS
+
+
+def late_records(match: Match, before: tuple[Record, ...], after: tuple[Record, ...]) -> list[LateRecord]:
+    """The rows for the records of a match that are new and not near."""
+    if after is before:
+        return []
+    made_at_ms, known = time_ms_in(match.id), set(before)
+    return [
+        LateRecord(id=late_id(match.slot, record), slot=match.slot, match_id=match.id)
+        for record in after
+        if record not in known and not is_near(made_at_ms, record)
+    ]
+
+
+def late_id(slot: int, record: Record) -> str:
+    """Follows from the record: one each, however often it is heard of."""
+    return new_id("ltr", slot, record.at_ms, lambda bits: unsigned(record.hash64) % (1 << bits))
 
 
 def blank(payment_id: str, slot: int, biz_id: str) -> Match:

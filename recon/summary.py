@@ -13,7 +13,8 @@ from paykit.errors import Unavailable
 from paykit.store.store import Store
 from recon.matching import BreakState, MatchState
 from recon.sides import counts_in
-from recon.tables import Break, Match
+from recon.sweep_commands import SLOT, reached, sweep_id
+from recon.tables import Break, Match, Sweep
 
 _match = Match.__table__.c
 _break = Break.__table__.c
@@ -92,6 +93,12 @@ async def open_breaks(store: Store, mode: str) -> list[OpenBreaks]:
         total_minor = before.at_risk_minor + int(amount_minor)  # SUM is a DECIMAL on MariaDB
         result[type_, currency] = OpenBreaks(type_, currency, before.break_count + count, total_minor)
     return list(result.values())
+
+
+async def swept_until(store: Store, mode: str) -> list[int]:
+    """Up to when what ended was compared the first time, of each kind of record; now, where nothing was yet."""
+    sweep = await store.get(Sweep, sweep_id(0), slot=SLOT, shadow=mode == "shadow")
+    return [store.clock.now_ms()] if sweep is None else list(reached(sweep).values())
 
 
 async def _everywhere(store: Store, mode: str, statement: Select[Any]) -> Sequence[Any]:

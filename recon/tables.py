@@ -203,3 +203,26 @@ class StatementLine(Row, frozen=True, kw_only=True):
     state: Code  # a LineState
     difference: Code  # a BreakType; empty where it agrees, is of no order, or is not matched yet
     break_id: Id | None  # the last break it was in
+
+
+@mapped(metadata, "recon_sweep", index=[("due_at_ms",)])
+class Sweep(Row, frozen=True, kw_only=True):
+    """How far the records of the services were compared at one age ("swp_…", on slot 0): all that ended before."""
+
+    level: Small  # the place of the age in SweepRules.ages_ms
+    attempt_ms: Millis
+    payment_ms: Millis
+    journal_ms: Millis
+    order_ms: Millis
+    due_at_ms: Millis  # when it goes on; while a process is at it, when another may take over
+    context: Blob
+
+
+@mapped(metadata, "recon_late_record")
+class LateRecord(Row, frozen=True, kw_only=True):
+    """That a payment has a record which ended long after the payment was made.
+
+    Its id ("ltr_…") is of the time at which the record ended, so that a range of ids is a range of time.
+    """
+
+    match_id: Id

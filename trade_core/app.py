@@ -12,7 +12,7 @@ from paykit.service import Service
 from paykit.settings import CommonSettings
 from paymesh.ops.v1.compensation_service_pb2_grpc import add_CompensationServiceServicer_to_server
 from paymesh.trade.v1.trade_service_pb2_grpc import add_TradeServiceServicer_to_server
-from trade_core import catalogue, merchant_trades, payments
+from trade_core import catalogue, merchant_trades, payments, records
 from trade_core.api import TradeApi
 from trade_core.compensation import DESK, Completion, TakeCompensation
 from trade_core.consumers import CONSUMER, PAYMENT_SUBJECTS, PaymentNews
@@ -46,6 +46,7 @@ def build(settings: TradeCoreSettings, common: CommonSettings, bus: Bus, clock: 
     service.add_consumer(Consumer(merchant_trades.CONSUMER, tuple(sorted(SUBJECTS)), merchant_trades.to_command))
     for method in payments.REQUESTS:
         service.add_call(DurableCall(method, on_reply=news.on_reply, on_refused=news.on_refused), PAY_CORE)
+    service.add_records(records.SOURCES)
     service.add_timer(Timer("trade_due", Trade, news.on_due))
     repairs = compensation.CompensationApi(service.store, DESK, TakeCompensation, settings.compensation_callers)
     service.add_servicer(add_CompensationServiceServicer_to_server, repairs)

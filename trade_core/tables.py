@@ -75,7 +75,7 @@ class TradeRelation(Row, frozen=True, kw_only=True):
     kind: Code  # trade_core.trade.RelationKind
 
 
-@mapped(metadata, "pay_attempt", unique=["attempt_key"], index=[("trade_id",)])
+@mapped(metadata, "pay_attempt", unique=["attempt_key"], index=[("trade_id",), ("finished_at_ms",)])
 class PayAttempt(Row, frozen=True, kw_only=True):
     """One try to pay a trade ("att_…"); also what pay_core knows the payment's source by."""
 

@@ -39,7 +39,17 @@ from paykit.ids import SLOT_COUNT, is_id, slot_in
 from paykit.store.command import Change
 from paykit.store.row import Row
 from paykit.store.system import CommandRecord, DeadLetter, Outbox, ShardEpoch
-from recon.tables import Break, Match, RecordedOrder, Repair, Statement, StatementBalance, StatementLine
+from recon.tables import (
+    Break,
+    LateRecord,
+    Match,
+    RecordedOrder,
+    Repair,
+    Statement,
+    StatementBalance,
+    StatementLine,
+    Sweep,
+)
 from trade_core.tables import Compensation as TradeCompensation
 from trade_core.tables import MerchantTrade, PayAttempt, Trade, TradeLine, TradeRelation
 
@@ -51,6 +61,8 @@ TABLES: Mapping[str, tuple[type[Row], ...]] = {
         Match,
         Break,
         RecordedOrder,
+        LateRecord,
+        Sweep,
         Repair,
         Statement,
         StatementBalance,

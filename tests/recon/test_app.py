@@ -29,6 +29,8 @@ from tests.recon.neighbours import Neighbours, serving
 from tests.recon.support import CardPayment, mint
 from tests.schema import make_schema
 
+_SWEEPS = ("BeginSweeps", "ClaimSweep", "AdvanceSweep")  # go on beside everything
+
 
 class Recon:
     """A running recon, the bus it listens to and stubs to its API."""
@@ -45,7 +47,8 @@ class Recon:
 
     async def _noting(self, command: Command[Any]) -> Any:
         result = await self._run(command)
-        self.ran.put_nowait(command.name)
+        if command.name not in _SWEEPS:
+            self.ran.put_nowait(command.name)
         return result
 
     async def next_ran(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.message import Message
 
+from paykit.clock import ManualClock
 from paykit.events.bus import Rejected
 from paykit.events.gathering import Gather
 from paymesh.channel.v1 import channel_order_pb2
@@ -20,7 +21,7 @@ PAYMENT = CardPayment()
 
 def command(subject: str, body: Message | bytes) -> TakeFacts | TakeMismatch | TakeOrphan | None:
     data = body if isinstance(body, bytes) else body.SerializeToString()
-    made = consumer(rules(), Gather(1.0, 100)).to_command(PAYMENT.context, mint("msg"), subject, data)
+    made = consumer(rules(), Gather(1.0, 100), ManualClock()).to_command(PAYMENT.context, mint("msg"), subject, data)
     assert made is None or isinstance(made, TakeFacts | TakeMismatch | TakeOrphan)
     return made
 

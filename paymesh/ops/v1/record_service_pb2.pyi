@@ -159,7 +159,7 @@ class ListRecordsRequest(_message.Message):
     kind: Global___RecordKind.ValueType
     """Which records."""
     page_size: _builtins.int
-    """At most 1000; 200 where left out."""
+    """At most 200; 50 where left out."""
     page_token: _builtins.str
     """From the response before; empty for the first page."""
     @_builtins.property

@@ -148,7 +148,7 @@ class SmallWorld:
         self._rules = cast(ReconSettings, self.settings.recon).rules()
         self.listeners = {
             "pay_core": results.consumer(),
-            "recon": recon_consumers.consumer(self._rules, Gather(1.0, 1)),
+            "recon": recon_consumers.consumer(self._rules, Gather(1.0, 1), self.clock),
         }
         self.repairers = mending.consumers(self._rules)
         return self
