@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import time
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from meshctl import check
 from meshctl.closing import close_date, trial_balance
+from meshctl.day_statements import reconcile
 from meshctl.embedded import EmbeddedMesh, log_to_file
 from meshctl.scenarios import SCENARIOS, Desk, Scenario, ScenarioFailed
 from meshctl.settings import SERVICES, MeshSettings, load_mesh
@@ -56,7 +58,7 @@ async def _embedded(directory: Path) -> int:
     console = wide_console()
     console.print(f"starting four services and the sandbox provider in {directory} …")
     async with EmbeddedMesh(directory) as mesh:
-        outcomes = await _run_all(console, mesh.settings)
+        outcomes, is_read = await _run_all(console, mesh.settings), True
         try:
             await mesh.settle()
         except TimeoutError as error:
@@ -64,8 +66,9 @@ async def _embedded(directory: Path) -> int:
             console.print(f"[bold red]✗ {escape(str(error))}[/]")
         else:
             await _end_of_day(console, mesh)
+            is_read = await _statements(console, mesh)
         is_clean = await _is_clean(console, mesh.settings, settled=True)
-    return _conclude(console, outcomes, is_clean, directory / "paymesh.toml")
+    return _conclude(console, outcomes, is_clean and is_read, directory / "paymesh.toml")
 
 
 async def _running(config: Path) -> int:
@@ -154,6 +157,18 @@ async def _end_of_day(console: Console, mesh: EmbeddedMesh) -> None:
         console.print(f"{mark} {balance.closed_book_count} books closed, the balances of {unit} sum to {total}")
     console.print()
     await mesh.settle()
+
+
+async def _statements(console: Console, mesh: EmbeddedMesh) -> bool:
+    """Imports the provider's statements of today, and prints what the day came to; whether none was refused."""
+    console.rule("[bold]statements of the day", align="left")
+    channels = Channels(mesh.settings.addresses)
+    try:
+        return await reconcile(console, channels, mesh.settings, date.fromisoformat(date_at(SystemClock().now_ms())))
+    finally:
+        await channels.close()
+        await mesh.settle()
+        console.print()
 
 
 async def _is_clean(console: Console, settings: MeshSettings, *, settled: bool) -> bool:

@@ -89,7 +89,7 @@ async def _carry_out(config: Path, what: What, file: Path | None) -> int:
 async def of_file(file: Path, what: What) -> AsyncIterator[Request]:
     """A file, as parts of an import."""
     size_bytes = await asyncio.to_thread(os.path.getsize, file)
-    yield _header(what, what.format, file.name, size_bytes)
+    yield header(what, what.format, file.name, size_bytes)
     source = await asyncio.to_thread(file.open, "rb")
     try:
         while chunk := await asyncio.to_thread(source.read, CHUNK_BYTES):
@@ -107,13 +107,14 @@ async def of_channel(channels: Channels, what: What) -> AsyncIterator[Request]:
     async for piece in pieces:
         if is_first:
             is_first = False
-            yield _header(what, piece.format, f"{what.channel}-{what.day}", 0)
+            yield header(what, piece.format, f"{what.channel}-{what.day}", 0)
         if piece.chunk:
             yield Request(chunk=piece.chunk)
 
 
-def _header(what: What, format_: str, name: str, size_bytes: int) -> Request:
-    header = statement_service_pb2.ImportStatementHeader(
+def header(what: What, format_: str, name: str, size_bytes: int) -> Request:
+    """The first part of an import. ``size_bytes`` is 0 where it is not known."""
+    told = statement_service_pb2.ImportStatementHeader(
         channel=what.channel,
         account=what.account,
         business_date=what.day,
@@ -122,7 +123,7 @@ def _header(what: What, format_: str, name: str, size_bytes: int) -> Request:
         size_bytes=size_bytes,
         replaces_statement_id=what.replaces,
     )
-    return Request(header=header)
+    return Request(header=told)
 
 
 class _Source:

@@ -17,6 +17,7 @@ from meshctl.invariants import (
     placement,
     provider,
     repairs,
+    statements,
     states,
 )
 from meshctl.invariants.base import Invariant
@@ -35,6 +36,7 @@ _MODULES = (
     placement,
     audit,
     repairs,
+    statements,
 )
 INVARIANTS: tuple[Invariant, ...] = tuple(
     sorted([invariant for module in _MODULES for invariant in module.INVARIANTS], key=attrgetter("id"))

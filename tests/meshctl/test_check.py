@@ -20,7 +20,7 @@ from meshctl.settings import SERVICES, MeshSettings
 from paykit.clock import ManualClock, SystemClock
 from paykit.errors import ConfigurationError
 from tests.conftest import MakeDatabases
-from tests.meshctl.invariants import core_plants, money_plants, record_plants, repair_plants
+from tests.meshctl.invariants import core_plants, money_plants, record_plants, repair_plants, statement_plants
 from tests.meshctl.invariants.filling import begin, contradict, fill
 from tests.meshctl.invariants.plants import TRADE, Plant
 from tests.meshctl.invariants.small_world import SmallWorld, settings_in
@@ -40,6 +40,7 @@ PLANTS = (
     *record_plants.PLACEMENT,
     *record_plants.AUDIT,
     *repair_plants.REPAIRS,
+    *statement_plants.STATEMENTS,
 )
 
 

@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
 def test_help_names_every_command() -> None:
     shown = _meshctl("--help")
     assert shown.returncode == 0
-    for command in ("demo", "trace", "check", "up", "down", "migrate", "serve"):
+    for command in ("demo", "trace", "check", "up", "down", "migrate", "serve", "rules", "recon"):
         assert f" {command} " in shown.stdout
 
 

@@ -12,6 +12,7 @@ from paykit import context as business
 from paymesh.event.v1 import events_pb2
 from recon import consumers as recon_consumers
 from tests.meshctl.invariants.mending import mend
+from tests.meshctl.invariants.reading import read_statement
 from tests.meshctl.invariants.small_world import ALICE, BOB, CAROL, LATE, SHOP, SILENT, SmallWorld
 from trade_core.parts import PartInput
 from trade_core.trade import PayMethod
@@ -50,6 +51,7 @@ async def fill(world: SmallWorld) -> None:
     for channel, mode in (("sandbox_card", OverrideMode.FORCED_CLOSED), ("sandbox_bank", OverrideMode.FORCED_OPEN)):
         await world.force(channel, mode)
     await world.force("sandbox_card", OverrideMode.NONE)
+    await read_statement(world)
     await world.close_date()
 
 

@@ -166,10 +166,10 @@ MESSAGES = (
     ),
     Plant("a movement that recon never heard of", {"6e"}, ((RECON, "DELETE FROM recon_payment"),)),
     Plant("a match that nobody asks about", {"6g"}, ((RECON, "UPDATE recon_payment SET pair_counts = '9.9.9.9'"),)),
-    Plant("a channel order that recon never heard of", {"6h"}, ((RECON, "DELETE FROM recon_order"),)),
+    Plant("a channel order that recon never heard of", {"6h", "10b"}, ((RECON, "DELETE FROM recon_order"),)),
     Plant(
         "a channel order that recon has otherwise",
-        {"6h"},
+        {"6h", "10a"},
         ((RECON, "UPDATE recon_order SET amount_minor = amount_minor + 1"),),
     ),
     Plant(

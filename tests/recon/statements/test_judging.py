@@ -1,0 +1,155 @@
+"""Whatever lines name an order, and however they came, the judgement is the same, and no money is agreed twice."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from paykit.ids import new_id
+from recon.matching import BreakType
+from recon.statements import judging
+from recon.statements.judging import Settlement, judge
+from recon.tables import RecordedOrder, StatementLine
+from tests.recon.statements.support import CHANNEL, DAY, NOW_MS, order
+
+GRACE_DAYS = 2
+LATE = "2026-12-05"
+ORDER_ID = new_id("chn", 7, NOW_MS)
+
+
+def line(amount_minor: int = 1_000, **changes: object) -> StatementLine:
+    """A line that agrees with ``order(7)``."""
+    fields: dict[str, object] = {
+        "id": new_id("stl", 7, NOW_MS),
+        "slot": 7,
+        "statement_id": new_id("stm", 0, NOW_MS),
+        "channel": CHANNEL,
+        "account": "a",
+        "line_no": 2,
+        "provider_line_id": "",
+        "kind": "MOVEMENT",
+        "match_ref": ORDER_ID,
+        "provider_reference": "",
+        "amount_minor": amount_minor,
+        "fee_minor": 0,
+        "currency": "EUR",
+        "business_date": DAY,
+        "is_reversal": 0,
+        "state": "CURRENT",
+        "difference": "",
+        "break_id": None,
+    }
+    return StatementLine(**(fields | changes))  # type: ignore[arg-type]
+
+
+ORDERS = st.builds(
+    lambda kind, state, amount_minor: order(7, amount_minor, id=ORDER_ID, kind=kind, state=state),
+    st.sampled_from(["CHARGE", "REFUND", "CAPTURE", "PAYOUT", "AUTHORIZE", "VOID"]),
+    st.sampled_from(["SUCCEEDED", "FAILED"]),
+    st.sampled_from([1_000, 700]),
+)
+LINES = st.lists(
+    st.builds(
+        lambda amount_minor, currency, channel, day, is_reversal, number: line(
+            amount_minor,
+            currency=currency,
+            channel=channel,
+            business_date=day,
+            is_reversal=is_reversal,
+            line_no=number,
+        ),
+        st.sampled_from([1_000, -1_000, 700]),
+        st.sampled_from(["EUR", "EUR", "USD"]),
+        st.sampled_from([CHANNEL, CHANNEL, CHANNEL, "bank"]),
+        st.sampled_from([DAY, LATE]),
+        st.sampled_from([0, 0, 0, 1]),
+        st.integers(1, 9),
+    ),
+    max_size=5,
+)
+
+
+@given(st.none() | ORDERS, LINES, st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_the_order_of_lines_does_not_matter(of: RecordedOrder | None, lines: list[StatementLine], draw: object) -> None:
+    told = judge(of, lines, GRACE_DAYS)
+    shuffled = list(lines)
+    draw.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert judge(of, shuffled, GRACE_DAYS) == told
+    assert set(told.differences) == {one.id for one in lines}
+
+
+@given(ORDERS, LINES)
+@settings(max_examples=300, deadline=None)
+def test_one_line_at_most_settles_an_order_and_all_money_beyond_it_is_a_difference(
+    of: RecordedOrder, lines: list[StatementLine]
+) -> None:
+    told = judge(of, lines, GRACE_DAYS)
+    by_id = {one.id: one for one in lines}
+    agreeing = [by_id[id_] for id_, wrong in told.differences.items() if wrong is None]
+    # What agrees adds up to what we know: the order once, and whatever was taken back adds nothing.
+    moved = judging.expected_minor(of) or 0
+    is_settled = told.settlement is Settlement.AGREED
+    wrong_reversals = [
+        id_ for id_, wrong in told.differences.items() if wrong is BreakType.STATUS_MISMATCH and by_id[id_].is_reversal
+    ]
+    if not wrong_reversals:
+        for currency in {one.currency for one in lines}:
+            total = sum(one.amount_minor for one in agreeing if one.currency == currency)
+            assert total == (moved if is_settled and currency == of.currency else 0)
+    if is_settled:
+        assert told.line_id is not None
+        settled = by_id[told.line_id]
+        assert (settled.channel, settled.currency, settled.amount_minor) == (of.channel, of.currency, moved)
+    if told.settlement is Settlement.BROKEN:
+        assert told.line_id is None or told.differences[told.line_id] is not None
+    if told.settlement is Settlement.NOT_EXPECTED:
+        assert judging.expected_minor(of) is None
+
+
+@given(st.none() | ORDERS, LINES)
+@settings(max_examples=200, deadline=None)
+def test_what_is_judged_again_after_it_was_stored_is_judged_alike(
+    of: RecordedOrder | None, lines: list[StatementLine]
+) -> None:
+    told = judge(of, lines, GRACE_DAYS)
+    stored = [
+        replace(one, difference=wrong.value, break_id=new_id("brk", 7, NOW_MS)) if wrong else one
+        for one in lines
+        for wrong in [told.differences[one.id]]
+    ]
+    if of is not None:
+        settled = next((one for one in stored if one.id == told.line_id), None)
+        break_id = settled.break_id if settled is not None else None
+        of = replace(of, settlement=told.settlement.value, statement_line_id=told.line_id, break_id=break_id)
+    assert judge(of, stored, GRACE_DAYS) == told
+
+
+def test_a_charge_that_was_booked_twice_and_taken_back_once_agrees() -> None:
+    first, second = line(line_no=2), line(line_no=3)
+    back = line(-1_000, is_reversal=1, line_no=4)
+    told = judge(order(7, id=ORDER_ID), [first, second, back], GRACE_DAYS)
+    assert (told.settlement, told.line_id) == (Settlement.AGREED, first.id)
+    assert set(told.differences.values()) == {None}
+
+
+def test_a_charge_that_was_taken_back_altogether_is_a_difference() -> None:
+    back = line(-1_000, is_reversal=1, line_no=4)
+    told = judge(order(7, id=ORDER_ID), [line(), back], GRACE_DAYS)
+    assert (told.settlement, told.line_id) == (Settlement.BROKEN, back.id)
+    assert told.differences[back.id] is BreakType.STATUS_MISMATCH
+
+
+def test_what_agrees_is_taken_before_what_came_first() -> None:
+    wrong, right = line(5, line_no=2), line(line_no=3)
+    told = judge(order(7, id=ORDER_ID), [wrong, right], GRACE_DAYS)
+    assert told.differences == {wrong.id: BreakType.DUPLICATE, right.id: None}
+
+
+def test_a_line_beyond_the_grace_is_late_unless_it_was_missed_before() -> None:
+    late = line(business_date=LATE)
+    known = order(7, id=ORDER_ID)
+    assert judge(known, [late], GRACE_DAYS).differences == {late.id: BreakType.LATE}
+    missed = replace(known, settlement="BROKEN", break_id=new_id("brk", 7, NOW_MS))
+    assert judge(missed, [late], GRACE_DAYS).differences == {late.id: None}
