@@ -13,7 +13,7 @@ import asyncio
 import datetime
 import re
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import stripe
 import structlog
@@ -41,6 +41,14 @@ from channel_gateway.channels.stripe_settings import StripeChannelSettings
 from channel_gateway.channels.stripe_statement import lines
 from channel_gateway.tables import ChannelOrder
 from paykit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from stripe.params import (
+        PaymentIntentCaptureParams,
+        PaymentIntentCreateParams,
+        PayoutCreateParams,
+        RefundCreateParams,
+    )
 
 log = structlog.get_logger(__name__)
 
@@ -108,26 +116,29 @@ class StripeChannel:
     async def authorize(self, order: ChannelOrder) -> ProviderResult:
         return await self._intend(order, "manual")
 
-    async def _intend(self, order: ChannelOrder, capture_method: str) -> ProviderResult:
+    async def _intend(self, order: ChannelOrder, capture_method: Literal["automatic", "manual"]) -> ProviderResult:
         """A payment intent, confirmed. Where it turns out to need its customer it is given up."""
         customer, _, payment_method = order.token.rpartition(":")
-        params: dict[str, Any] = {
-            "payment_method": payment_method,
-            "capture_method": capture_method,
-            "confirm": True,
-            "off_session": True,
-            "error_on_requires_action": True,
-            "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
-            "transfer_group": order.id,
-            "description": order.id,
-        }
-        if customer:
-            params["customer"] = customer
-        if capture_method == "manual" and self.captures_max > 1:
-            params["payment_method_options"] = {"card": {"request_multicapture": "if_available"}}
         until_s = asyncio.get_running_loop().time() + self._settings.timeout_s
         try:
-            said = await self._send(order, self._api.payment_intents.create_async, params)
+            params: PaymentIntentCreateParams = {
+                "amount": _amount(order),
+                "currency": order.currency.lower(),
+                "payment_method": payment_method,
+                "capture_method": capture_method,
+                "confirm": True,
+                "off_session": True,
+                "error_on_requires_action": True,
+                "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
+                "metadata": _metadata(order),
+                "transfer_group": order.id,
+                "description": order.id,
+            }
+            if customer:
+                params["customer"] = customer
+            if capture_method == "manual" and self.captures_max > 1:
+                params["payment_method_options"] = {"card": {"request_multicapture": "if_available"}}
+            said = await self._ask(order, self._api.payment_intents.create_async(params, _once(order)))
         except _Refused as refused:
             return refused.result
         intent = self._own(order, read(said, Intent))
@@ -136,21 +147,29 @@ class StripeChannel:
         return outcomes.of_intent(order, intent) or await self._give_up(order, intent, until_s)
 
     async def capture(self, order: ChannelOrder) -> ProviderResult:
-        params: dict[str, Any] = {}
-        if self.captures_max > 1:
-            params["final_capture"] = False  # what is not taken stays reserved until it is voided
-        return await self._follow(order, self._api.payment_intents.capture_async, params)
-
-    async def void(self, order: ChannelOrder) -> ProviderResult:
-        return await self._follow(order, self._api.payment_intents.cancel_async, {})
-
-    async def _follow(self, order: ChannelOrder, method: Any, params: dict[str, Any]) -> ProviderResult:
-        """A capture or void of an authorisation's payment intent."""
         try:
-            said = await self._send(order, method, params, order.original_provider_reference)
+            amount = _amount(order)
+            params: PaymentIntentCaptureParams = {
+                "amount_to_capture": amount,
+                "metadata": {order.id: str(amount)},  # the mark by which it is found again
+            }
+            if self.captures_max > 1:
+                params["final_capture"] = False  # what is not taken stays reserved until it is voided
+            reference = _original(order)
+            return await self._follow(order, self._api.payment_intents.capture_async(reference, params, _once(order)))
         except _Refused as refused:
             return refused.result
-        intent = read(said, Intent)
+
+    async def void(self, order: ChannelOrder) -> ProviderResult:
+        try:
+            reference = _original(order)
+            return await self._follow(order, self._api.payment_intents.cancel_async(reference, {}, _once(order)))
+        except _Refused as refused:
+            return refused.result
+
+    async def _follow(self, order: ChannelOrder, call: Awaitable[Any]) -> ProviderResult:
+        """What a capture or void of an authorisation's payment intent comes to; _Refused."""
+        intent = read(await self._ask(order, call), Intent)
         if intent is None or intent.id != order.original_provider_reference or intent.livemode is not self._livemode:
             self._malformed(order)
             return outcomes.UNKNOWN
@@ -158,18 +177,28 @@ class StripeChannel:
         return outcomes.UNKNOWN if result.status is ResultStatus.NOT_FOUND else result
 
     async def refund(self, order: ChannelOrder) -> ProviderResult:
-        params = {"payment_intent": order.original_provider_reference}
         try:
-            said = await self._send(order, self._api.refunds.create_async, params)
+            params: RefundCreateParams = {
+                "payment_intent": _original(order),
+                "amount": _amount(order),
+                "metadata": _metadata(order),
+            }
+            said = await self._ask(order, self._api.refunds.create_async(params, _once(order)))
         except _Refused as refused:
             return refused.result
         refund = self._own(order, read(said, Refund))
         return outcomes.UNKNOWN if refund is None else outcomes.of_refund(refund)
 
     async def payout(self, order: ChannelOrder) -> ProviderResult:
-        params = {"destination": order.token, "description": order.id}
         try:
-            said = await self._send(order, self._api.payouts.create_async, params)
+            params: PayoutCreateParams = {
+                "amount": _amount(order),
+                "currency": order.currency.lower(),
+                "destination": order.token,
+                "metadata": _metadata(order),
+                "description": order.id,
+            }
+            said = await self._ask(order, self._api.payouts.create_async(params, _once(order)))
         except _Refused as refused:
             return refused.result
         payout = self._own(order, read(said, Payout))
@@ -186,7 +215,7 @@ class StripeChannel:
 
     async def _find(self, order: ChannelOrder, until_s: float) -> ProviderResult:
         if order.kind in (_K.CAPTURE, _K.VOID):
-            found = await self._ask(order, self._finder.intent(order.original_provider_reference))
+            found = await self._ask(order, self._finder.intent(_original(order)))
             if found is None:
                 return outcomes.NOT_FOUND
             original = read(found, Intent)
@@ -225,21 +254,6 @@ class StripeChannel:
         except (_Refused, TimeoutError):
             return pending
         return (None if given_up is None else outcomes.of_intent(order, given_up)) or pending
-
-    async def _send(self, order: ChannelOrder, method: Any, params: dict[str, Any], *path: str) -> Any:
-        """The answer to what is sent for ``order``; _Refused."""
-        try:
-            amount = to_stripe(order.amount_minor, order.currency)
-        except Unrepresentable:
-            raise _Refused(outcomes.failed(outcomes.AMOUNT_UNREPRESENTABLE)) from None
-        metadata = {ORDER_KEY: order.id, KIND_KEY: order.kind, PAYMENT_KEY: order.payment_id}
-        if order.kind == _K.CAPTURE:
-            params = params | {"amount_to_capture": amount, "metadata": {order.id: str(amount)}}
-        elif order.kind == _K.REFUND:
-            params = params | {"amount": amount, "metadata": metadata}
-        elif order.kind != _K.VOID:
-            params = params | {"amount": amount, "currency": order.currency.lower(), "metadata": metadata}
-        return await self._ask(order, method(*path, params, {"idempotency_key": order.id}))
 
     async def _ask(self, order: ChannelOrder, call: Awaitable[Any]) -> Any:
         """The answer as plain data, None where a search ended without one; _Refused with what the refusal means."""
@@ -293,6 +307,30 @@ class StripeChannel:
 
     def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
         return lines(self._api, self.name, date, self._settings.resend_delay_s)
+
+
+def _amount(order: ChannelOrder) -> int:
+    """The order's amount in Stripe's units; _Refused, before anything is sent, where it has none."""
+    try:
+        return to_stripe(order.amount_minor, order.currency)
+    except Unrepresentable:
+        raise _Refused(outcomes.failed(outcomes.AMOUNT_UNREPRESENTABLE)) from None
+
+
+def _original(order: ChannelOrder) -> str:
+    """Stripe's id of what the order goes back to or on with; _Refused, before anything is sent, where it is missing."""
+    if not order.original_provider_reference:
+        raise _Refused(outcomes.failed("PROVIDER_REFERENCE_MISSING"))
+    return order.original_provider_reference
+
+
+def _metadata(order: ChannelOrder) -> dict[str, str]:
+    return {ORDER_KEY: order.id, KIND_KEY: order.kind, PAYMENT_KEY: order.payment_id}
+
+
+def _once(order: ChannelOrder) -> stripe.RequestOptions:
+    """Whatever arrives twice is done once."""
+    return {"idempotency_key": order.id}
 
 
 def _check_mode(name: str, livemode: bool, api_key: str) -> None:

@@ -7,7 +7,8 @@ that nothing was made.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import stripe
 import structlog
@@ -15,6 +16,9 @@ import structlog
 from channel_gateway.channel_order import ChannelOrderKind
 from channel_gateway.channels.stripe_objects import ORDER_KEY, Intent, Page, read
 from channel_gateway.tables import ChannelOrder
+
+if TYPE_CHECKING:
+    from stripe.params import PaymentIntentListParams, PayoutListParams, RefundListParams
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +53,7 @@ class Finder:
         if found is not None:
             # A search may show an old state: only one that never changes again is taken from it.
             return found if found["status"] in _FINAL else await self.intent(found["id"])
-        params: dict[str, Any] = {"created": self._window(order)}
+        params: PaymentIntentListParams = {"created": self._window(order)}
         customer, _, _ = order.token.rpartition(":")
         if customer:
             params["customer"] = customer
@@ -62,7 +66,9 @@ class Finder:
     async def _refund(self, order: ChannelOrder) -> dict[str, Any] | None:
         if order.provider_reference:
             return await _retrieved(self._api.refunds.retrieve_async, order.provider_reference)
-        params = {"payment_intent": order.original_provider_reference}
+        if not order.original_provider_reference:
+            raise Unreadable("all refunds there are")
+        params: RefundListParams = {"payment_intent": order.original_provider_reference}
         try:
             return await self._listed(self._api.refunds.list_async, params, order.id)
         except stripe.InvalidRequestError as error:
@@ -73,9 +79,10 @@ class Finder:
     async def _payout(self, order: ChannelOrder) -> dict[str, Any] | None:
         if order.provider_reference:
             return await _retrieved(self._api.payouts.retrieve_async, order.provider_reference)
-        return await self._listed(self._api.payouts.list_async, {"created": self._window(order)}, order.id)
+        params: PayoutListParams = {"created": self._window(order)}
+        return await self._listed(self._api.payouts.list_async, params, order.id)
 
-    def _window(self, order: ChannelOrder) -> dict[str, int]:
+    def _window(self, order: ChannelOrder) -> Any:
         """When something can have been made for the order, as Stripe's clock may show it."""
         sent_s = (order.sent_at_ms or order.created_at_ms) // 1000
         return {"gte": sent_s - _CLOCK_SKEW_S, "lte": sent_s + int(self._timeout_s) + _CLOCK_SKEW_S}
@@ -97,8 +104,8 @@ class Finder:
             raise Unreadable("not a payment intent")
         return page.data[0]
 
-    async def _listed(self, method: Any, params: dict[str, Any], order_id: str) -> dict[str, Any] | None:
-        params = params | {"limit": _PAGE_SIZE}
+    async def _listed(self, method: Any, wanted: Mapping[str, Any], order_id: str) -> dict[str, Any] | None:
+        params: dict[str, Any] = {**wanted, "limit": _PAGE_SIZE}
         for _ in range(self._pages_max):
             page = _page(await method(params))
             for said in page.data:

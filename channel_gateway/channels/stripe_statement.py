@@ -11,7 +11,7 @@ import asyncio
 import datetime
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import stripe
@@ -30,6 +30,9 @@ from channel_gateway.channels.stripe_objects import (
 )
 from channel_gateway.channels.stripe_outcomes import captures_of
 from paykit.ids import is_id
+
+if TYPE_CHECKING:
+    from stripe.params import BalanceTransactionListParams
 
 log = structlog.get_logger(__name__)
 
@@ -107,11 +110,11 @@ async def lines(
     """The lines of a UTC day, a page at a time, newest first as Stripe lists them; StatementUnreadable."""
     reader = _Reader(api, channel, retry_delay_s)
     start_s = int(datetime.datetime.combine(date, datetime.time(), datetime.UTC).timestamp())
-    created = {"gte": start_s, "lt": start_s + _DAY_S}
+    wanted: BalanceTransactionListParams = {"created": {"gte": start_s, "lt": start_s + _DAY_S}}
     after: str | None = None
     encode = msgspec.json.Encoder().encode_lines
     while True:
-        transactions, has_more = await reader.page(after, created=created, expand=["data.source"])
+        transactions, has_more = await reader.page(wanted, after)
         if any(not start_s <= transaction.created < start_s + _DAY_S for transaction in transactions):
             raise StatementUnreadable("a transaction of another day")
         if transactions:
@@ -132,9 +135,13 @@ class _Reader:
         self._channel = channel
         self._retry_delay_s = retry_delay_s
 
-    async def page(self, after: str | None, **wanted: Any) -> tuple[list[Transaction], bool]:
-        """Transactions, and whether there are more."""
-        params: Any = {"limit": _PAGE_SIZE, **wanted} | ({} if after is None else {"starting_after": after})
+    async def page(
+        self, wanted: BalanceTransactionListParams, after: str | None = None
+    ) -> tuple[list[Transaction], bool]:
+        """Transactions with their sources, and whether there are more."""
+        params: BalanceTransactionListParams = {**wanted, "limit": _PAGE_SIZE, "expand": ["data.source"]}
+        if after is not None:
+            params["starting_after"] = after
         said = await self._read(functools.partial(self._api.balance_transactions.list_async, params))
         page = _form(said, Page)
         return [_form(item, Transaction) for item in page.data], page.has_more
@@ -162,7 +169,7 @@ class _Reader:
         said = await self._read(functools.partial(self._api.payment_intents.retrieve_async, reference))
         taken = captures_of(_form(said, Intent))
         if len(taken) > 1:
-            transactions, _ = await self.page(None, source=charge, expand=["data.source"])
+            transactions, _ = await self.page({"source": charge})
         return pair(taken, [one for one in transactions if (one.moved_by() or _NOBODY).id == charge])
 
     async def _read(self, call: Callable[[], Awaitable[stripe.StripeObject]]) -> Any:

@@ -273,6 +273,15 @@ async def test_what_follows_an_authorization_that_stripe_does_not_have_is_not_fo
         assert (result.status, result.failure_reason) == (R.FAILED, "RESOURCE_MISSING")
 
 
+async def test_what_follows_something_without_a_name_at_stripe_is_not_sent(bench: Bench, rig: StripeRig) -> None:
+    for kind in ("CAPTURE", "VOID", "REFUND"):
+        order = bench.order(kind=kind, token="", original_provider_reference="")
+        result = await bench.perform(order)
+        assert (result.status, result.failure_reason) == (R.FAILED, "PROVIDER_REFERENCE_MISSING")
+        assert (await bench.live.query(order)).status is R.UNKNOWN
+    assert calls(rig) == []
+
+
 async def test_a_payout_is_pending_until_the_bank_has_it(bench: Bench, rig: StripeRig) -> None:
     order = bench.order(kind="PAYOUT", token="ba_1MtIhL2eZvKYlo2C__payouts_pending")
     pending = await bench.live.payout(order)
