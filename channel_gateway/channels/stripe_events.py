@@ -59,8 +59,8 @@ def verify(header: str, body: bytes, secrets: Iterable[str], now_s: float, toler
 def _is_signed(header: str, body: bytes, secret: str) -> bool:
     try:
         stripe.WebhookSignature.verify_header(body, header, secret)
-    except stripe.SignatureVerificationError:
-        return False
+    except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        return False  # Stripe signs text
     return True
 
 

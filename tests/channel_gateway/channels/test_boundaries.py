@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import datetime
 import gzip
 import logging
 import re
@@ -26,13 +27,13 @@ from channel_gateway.tables import ChannelOrder
 from tests.channel_gateway.channels.bench import Bench, opened
 from tests.channel_gateway.channels.liar import Liar
 from tests.channel_gateway.channels.rig import TIMEOUT_S, Answer, Does, Rig
-from tests.channel_gateway.channels.test_stripe_statement import DAY
 from tests.channel_gateway.channels.trap import Trap
 from tests.paykit.rpc.certificates import LOOPBACK, Authority
 
 R = ResultStatus
 K = ChannelOrderKind
 FOLLOWING = {K.REFUND, K.CAPTURE, K.VOID}
+DAY = datetime.date(2026, 3, 14)
 PRIVATE = "ann-4711-private"  # a part of what a provider answers that is nobody's business
 _ADDRESS = re.compile(r"https?://[A-Za-z0-9]")
 LOGGED_MAX = 300  # characters of one value in a line

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import stripe
+from hypothesis import given
+from hypothesis import strategies as st
 
 from channel_gateway.channel_order import ResultStatus
 from channel_gateway.channels.base import NotificationInvalid, NotificationIrrelevant, ReceivedNotification
@@ -241,3 +243,45 @@ def test_an_event_tells_its_account_where_one_is_acted_for_and_connected_ones_ar
         read_event(event("payment_intent.succeeded", intent(), account="acct_theirs"), True, "")
     theirs = event("payment_intent.succeeded", intent(), account="acct_theirs")
     assert read_event(theirs, True, "acct_ours").result.merchant == "acct_theirs"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = [
+    "id",
+    "object",
+    "status",
+    "amount",
+    "amount_received",
+    "currency",
+    "metadata",
+    "last_payment_error",
+    "refunds",
+]
+TYPES = [
+    "payment_intent.succeeded",
+    "payment_intent.payment_failed",
+    "charge.refunded",
+    "refund.updated",
+    "payout.paid",
+]
+
+
+@given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
+def test_whatever_an_event_holds_it_is_read_or_refused(type_: str, changes: dict[str, Any]) -> None:
+    for about in (intent(), refund(), payout("paid")):
+        try:
+            received = told(type_, about | changes)
+        except (NotificationInvalid, NotificationIrrelevant):
+            continue
+        assert received.channel_order_id == ORDER
+
+
+@given(st.text(max_size=200), st.binary(max_size=50))
+def test_whatever_a_header_holds_it_signs_nothing(header: str, body: bytes) -> None:
+    for text in (header, f"t={NOW_S},v1={header}", f"t={header},v1={_DIGEST}"):
+        with pytest.raises(SignatureInvalid):
+            check(text, body + b" ")
