@@ -223,7 +223,8 @@ def _explain(
     # An unknown table is reported by pydantic at its top, above the variable that made it.
     if source is None and item["type"] == "extra_forbidden":
         source = next((name for keys, name in sources.items() if keys[: len(location)] == location), None)
-    what = {"extra_forbidden": "unknown key", "missing": "missing"}.get(item["type"], item["msg"])
+    message = item["msg"].removeprefix("Value error, ")
+    what = {"extra_forbidden": "unknown key", "missing": "missing"}.get(item["type"], message)
     return f"{source or os.fspath(path)}: {'.'.join(location)}: {what}"
 
 

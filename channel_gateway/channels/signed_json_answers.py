@@ -68,7 +68,7 @@ class Reader:
         if meaning is StatusMeaning.NOT_SENT:
             return UNKNOWN if is_query else NOT_SENT
         if meaning is StatusMeaning.FAILED:
-            return UNKNOWN if is_query else self._refused(_parsed_or_none(body))
+            return UNKNOWN if is_query else self._refused(_parsed_or_none(body), order)
         document = parse_document(body)
         form = self._form
         said = find_text(document, form.result_code) if form.result_code else None
@@ -101,23 +101,20 @@ class Reader:
         )
 
     def _by_code(self, code: CodeMeaning, document: Any, order: ChannelOrder, *, is_query: bool) -> ProviderResult:
-        """What a code says by itself. The answer need not repeat the order; where it names one, it has to be this."""
-        form = self._form
-        named = find_text(document, form.reference) if form.tied_by == "order_id" and form.reference else None
-        if named is not None and named != order.id:
-            raise DocumentInvalid("of another order")
+        """What a code says by itself."""
         if code is CodeMeaning.NOT_FOUND and is_query:
             return _NOT_FOUND
         if code is CodeMeaning.NOT_SENT and not is_query:
             return NOT_SENT
         if code is CodeMeaning.FAILED and not is_query:
-            return self._refused(document)
+            return self._refused(document, order)
         return UNKNOWN
 
     def _meaning(self, document: Any) -> Meaning:
         """DocumentInvalid where no table has the state."""
         said = [find_text(document, path) or "" for path in self._form.state]
-        meaning = self._form.states.get("/".join(said))
+        is_ambiguous = len(said) > 1 and any("/" in text for text in said)
+        meaning = None if is_ambiguous else self._form.states.get("/".join(said))
         if meaning is None:
             raise DocumentInvalid("of a state that no table has")
         return meaning
@@ -163,7 +160,12 @@ class Reader:
             raise DocumentInvalid("without an amount")
         return read_amount(value, str(currency), self._amount_format), str(currency)
 
-    def _refused(self, document: Any) -> ProviderResult:
+    def _refused(self, document: Any, order: ChannelOrder) -> ProviderResult:
+        """A refusal need not repeat the order; where it names one, it has to be this."""
+        form = self._form
+        named = find_text(document, form.reference) if form.tied_by == "order_id" and form.reference else None
+        if named is not None and named != order.id:
+            raise DocumentInvalid("of another order")
         return ProviderResult(status=ResultStatus.FAILED, failure_reason=self._reason(document, PROVIDER_REFUSED))
 
     def _reason(self, document: Any, otherwise: str) -> str:

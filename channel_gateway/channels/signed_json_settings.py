@@ -45,7 +45,10 @@ _KINDS = "CHARGE|REFUND|PAYOUT|AUTHORIZE|CAPTURE|VOID"
 CallName = Annotated[str, StringConstraints(pattern=rf"^(QUERY|(QUERY_)?({_KINDS}))$")]
 QUERY = "QUERY"
 
-_BASE_URL = re.compile(r"https?:/{2}[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9_.~-]+)*/?")
+# Over TLS, except on this machine.
+_BASE_URL = re.compile(
+    r"(https:/{2}[A-Za-z0-9.-]+|http:/{2}(localhost|127\.0\.0\.1))(:[0-9]{1,5})?(/[A-Za-z0-9_.~-]+)*/?"
+)
 # Which placeholders name an earlier order: what goes back to, or on with, it has to carry one.
 _ORIGINAL = frozenset({"original_order_id", "original_provider_reference"})
 _FOLLOWING = frozenset({"REFUND", "CAPTURE", "VOID"})
@@ -67,7 +70,7 @@ class SignedJsonAccountSettings(ProviderAccountSettings):
     @classmethod
     def _is_http(cls, base_url: str) -> str:
         if _BASE_URL.fullmatch(base_url) is None:
-            raise ValueError("needs http or https, a host, and no more than a port and a path")
+            raise ValueError("must be https, except on this machine, with a host, and no more than a port and a path")
         return base_url
 
     @field_validator("values")

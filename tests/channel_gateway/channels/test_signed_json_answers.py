@@ -30,6 +30,7 @@ FORM: dict[str, Any] = {
         "PAY/NO": "FAILED",
         "PAY/": "PENDING",
         "PAY/GONE": "NOT_FOUND",
+        "PAY/DONE/": "SUCCEEDED",
         "LOGIN/": "UNKNOWN",
     },
     "reference": "ref",
@@ -101,6 +102,7 @@ def test_an_answer_says_what_the_tables_say(changes: dict[str, Any], expected: P
         {"code": "BAD", "ref": "another"},
         {"state": "GONE"},
         {"state": "PERHAPS"},
+        {"type": "PAY/DONE", "state": ""},
         {"type": "LOGIN", "state": ""},
         {"ref": None},
         {"live": False},
@@ -129,6 +131,8 @@ def test_an_http_status_says_what_its_table_says() -> None:
     assert read(b"<html>", 429).status is R.NOT_SENT
     assert read(b"<html>", 400) == ProviderResult(status=R.FAILED, failure_reason="PROVIDER_REFUSED")
     assert read({"code": "BAD"}, 400).failure_reason == "REQUEST_BAD"
+    assert read({"code": "BAD", "ref": ORDER.id}, 400).status is R.FAILED
+    assert read({"code": "BAD", "ref": "another"}, 400).status is R.UNKNOWN
     for status in (201, 301, 403, 500, 503):
         assert read(SAID, status).status is R.UNKNOWN
 

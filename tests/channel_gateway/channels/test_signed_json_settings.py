@@ -71,6 +71,9 @@ def _some() -> dict[str, Any]:
     ("key", "value", "named"),
     [
         ("base_url", "ftp://bank.example", "base_url: "),
+        ("base_url", "http://bank.example", "base_url: must be https"),
+        ("base_url", "http://127.0.0.1.bank.example", "base_url: must be https"),
+        ("shadow.base_url", "http://bank.example", "shadow.base_url: must be https"),
         ("base_url", "https://user@bank.example", "base_url: "),
         ("base_url", "https://bank.example/?a=b", "base_url: "),
         ("amount_format", "float", "amount_format: "),
