@@ -20,6 +20,7 @@ from tests.channel_gateway.orders import make_sending
 
 NAME = "contract"
 NOTIFIED_WITHIN_S = 10.0
+PATIENT_S = 10.0
 
 
 class Bench:
@@ -90,8 +91,9 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def opened(rig: Rig, **changes: Any) -> AsyncIterator[Bench]:
-    """The rig's channels with ``changes`` to its settings, until the block ends."""
-    channels = ChannelSet({NAME: rig.settings(**changes)})
+    """The rig's channels with ``changes`` to its settings, until the block ends. They wait long, however busy the
+    machine is, but where a check is about waiting and sets ``timeout_s``."""
+    channels = ChannelSet({NAME: rig.settings(**{"timeout_s": PATIENT_S} | changes)})
     await channels.start()
     try:
         yield Bench(rig, channels)

@@ -15,7 +15,7 @@ from aiohttp import web
 from channel_gateway.channel_settings import ChannelSettings
 from channel_gateway.tables import ChannelOrder
 
-TIMEOUT_S = 0.6  # what a rig's settings set as timeout_s
+TIMEOUT_S = 0.6  # of the checks that wait for one
 
 
 class Does(StrEnum):
@@ -116,7 +116,7 @@ class Rig(abc.ABC):
 
     @abc.abstractmethod
     def settings(self, **changes: Any) -> ChannelSettings:
-        """A channel to the provider, with a shadow account and with TIMEOUT_S; ``changes`` to keys of the live one."""
+        """A channel to the provider, with a shadow account; ``changes`` to keys of the live one."""
 
     @abc.abstractmethod
     def token(

@@ -139,7 +139,7 @@ async def test_a_connection_that_breaks_leaves_the_outcome_open_and_is_not_made_
 
 
 async def test_a_provider_that_says_nothing_is_given_up_in_time(rig: Rig) -> None:
-    async with Trap() as trap, opened(rig, base_url=trap.url) as bench:
+    async with Trap() as trap, opened(rig, base_url=trap.url, timeout_s=TIMEOUT_S) as bench:
         asked = [ask(order) for order in orders(bench) for ask in (bench.perform, bench.live.query)]
         async with asyncio.timeout(TIMEOUT_S + 1):
             assert {result.status for result in await asyncio.gather(*asked)} == {R.UNKNOWN}

@@ -50,17 +50,21 @@ async def test_a_decline_is_definite_and_has_a_reason(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("does", [Does.BOOK_AND_HANG, Does.BOOK_AND_DROP, Does.BOOK_AND_ERROR])
-async def test_a_lost_answer_is_unknown_within_the_timeout_and_found_by_query(bench: Bench, does: Does) -> None:
-    started_s = time.monotonic()
-    order, result = await bench.charge(does)
-    assert result.status is R.UNKNOWN
-    assert time.monotonic() - started_s < TIMEOUT_S + 1
+async def test_a_lost_answer_is_unknown_within_the_timeout_and_found_by_query(
+    rig: Rig, bench: Bench, does: Does
+) -> None:
+    async with opened(rig, timeout_s=TIMEOUT_S) as impatient:
+        started_s = time.monotonic()
+        order, result = await impatient.charge(does)
+        assert result.status is R.UNKNOWN
+        assert time.monotonic() - started_s < TIMEOUT_S + 1
     assert (await bench.live.query(order)).status is R.SUCCEEDED
 
 
-async def test_an_order_that_never_reached_the_book_is_unknown_and_not_found(bench: Bench) -> None:
-    order, result = await bench.charge(Does.HANG)
-    assert result.status is R.UNKNOWN
+async def test_an_order_that_never_reached_the_book_is_unknown_and_not_found(rig: Rig, bench: Bench) -> None:
+    async with opened(rig, timeout_s=TIMEOUT_S) as impatient:
+        order, result = await impatient.charge(Does.HANG)
+        assert result.status is R.UNKNOWN
     assert (await bench.live.query(order)).status is R.NOT_FOUND
 
 
@@ -225,7 +229,7 @@ async def test_an_answer_that_cannot_be_trusted_is_unknown(rig: Rig, liar: Liar,
 
 
 async def test_an_answer_without_an_end_is_given_up_at_a_bound(rig: Rig, liar: Liar) -> None:
-    async with opened(rig, base_url=liar.url) as bench:
+    async with opened(rig, base_url=liar.url, timeout_s=TIMEOUT_S) as bench:
         order = bench.order(token=rig.token(Does.SUCCEED))
         started_s = time.monotonic()
         liar.endless, liar.sent_bytes = True, 0

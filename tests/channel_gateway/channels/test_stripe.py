@@ -37,7 +37,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StripeR
 
 @pytest.fixture
 async def bench(rig: StripeRig) -> AsyncIterator[Bench]:
-    async with opened(rig) as bench:
+    async with opened(rig, timeout_s=1.5) as bench:
         yield bench
 
 
