@@ -15,7 +15,14 @@ from paykit.store.store import Store
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
 from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc
 from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc
-from paymesh.recon.v1 import break_pb2, recon_service_pb2, recon_service_pb2_grpc
+from paymesh.recon.v1 import (
+    break_pb2,
+    recon_service_pb2,
+    recon_service_pb2_grpc,
+    repair_pb2,
+    repair_service_pb2,
+    repair_service_pb2_grpc,
+)
 
 PAY_CORE = "pay_core"
 CHANNEL_GATEWAY = "channel_gateway"
@@ -96,6 +103,17 @@ class Peers:
 
         async with asyncio.timeout(timeout_s):
             return sorted(_flat(await _each(of_business, biz_ids)), key=lambda found: found.break_id)
+
+    async def repairs(self, biz_ids: Iterable[str], timeout_s: float) -> list[repair_pb2.Repair]:
+        """How what reconciliation found wrong with some business ids is repaired, oldest first."""
+        stub = self._stub(RECON, repair_service_pb2_grpc.RepairServiceStub)
+
+        async def of_business(biz_id: str) -> list[repair_pb2.Repair]:
+            request = repair_service_pb2.ListRepairsRequest(biz_id=biz_id, page_size=_PAGE_SIZE)
+            return await _all_pages(stub.ListRepairs, request, lambda page: page.repairs)
+
+        async with asyncio.timeout(timeout_s):
+            return sorted(_flat(await _each(of_business, biz_ids)), key=lambda found: found.repair_id)
 
     async def timeline(
         self, service: str, biz_ids: Iterable[str], shadow: bool, timeout_s: float

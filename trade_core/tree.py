@@ -18,6 +18,7 @@ from paykit.store.row import Row
 from paykit.store.store import Store
 from paymesh.channel.v1.channel_order_pb2 import ChannelOrder
 from paymesh.pay.v1 import pay_service_pb2
+from paymesh.recon.v1 import repair_pb2
 from paymesh.trade.v1 import trade_service_pb2 as pb
 from trade_core import wire
 from trade_core.order_rows import TRADES_MAX, read_order
@@ -35,6 +36,8 @@ _OWNERS = {
     "chn": CHANNEL_GATEWAY,
     "ntf": CHANNEL_GATEWAY,
     "brk": RECON,
+    "rpr": RECON,
+    "adj": PAY_CORE,
     "mat": RECON,
 }
 _LOCAL: dict[str, tuple[type[Row], str]] = {
@@ -181,7 +184,22 @@ class TradeTree:
             missing.unless(RECON, self._peers.breaks(biz_ids, left_s)), asyncio.gather(*asked)
         )
         response.breaks.extend(breaks or ())
+        if breaks:
+            await self._add_repairs(response, biz_ids, budget, missing)
         response.timeline.extend(ops.merged(part or () for part in timelines))
+
+    async def _add_repairs(
+        self, response: pb.GetTradeTreeResponse, biz_ids: Sequence[str], budget: _Budget, missing: _Missing
+    ) -> None:
+        """The repairs, and what they gave back: those orders belong to no instruction."""
+        repairs = await missing.unless(RECON, self._peers.repairs(biz_ids, budget.share_s())) or []
+        response.repairs.extend(repairs)
+        known = {order.channel_order_id for order in response.channel_orders}
+        refunds = [r for r in repairs if r.kind == repair_pb2.REPAIR_KIND_REFUND and r.effect_id not in known]
+        made = [refund.repair_id for refund in refunds if is_id(refund.effect_id, "chn")]
+        if made:
+            asked = self._peers.channel_orders_for(made, budget.share_s())
+            response.channel_orders.extend(await missing.unless(CHANNEL_GATEWAY, asked) or ())
 
 
 class _Budget:

@@ -21,7 +21,14 @@ from paykit.rpc.server import Server
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
 from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc
 from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc, payment_pb2
-from paymesh.recon.v1 import break_pb2, recon_service_pb2, recon_service_pb2_grpc
+from paymesh.recon.v1 import (
+    break_pb2,
+    recon_service_pb2,
+    recon_service_pb2_grpc,
+    repair_pb2,
+    repair_service_pb2,
+    repair_service_pb2_grpc,
+)
 from paymesh.trade.v1 import trade_service_pb2 as pb
 from tests.trade_core.planting import attempted, plant, related, trade_at
 from tests.trade_core.running import Running
@@ -37,6 +44,7 @@ class Neighbours(
     pay_service_pb2_grpc.PayServiceServicer,
     channel_service_pb2_grpc.ChannelServiceServicer,
     recon_service_pb2_grpc.ReconServiceServicer,
+    repair_service_pb2_grpc.RepairServiceServicer,
     ops_service_pb2_grpc.OpsServiceServicer,
 ):
     """The other services, as a test wants them: what they have, who says nothing and who refuses."""
@@ -48,6 +56,7 @@ class Neighbours(
         self.asked: list[Any] = []
         self.order_count = 0
         self.instruction_ids = [new_id("ins", SLOT, NOW_MS)]
+        self.repair_id = ""  # of a repair that gave something back
 
     async def _answer(self, method: str, request: Any) -> None:
         self.asked.append(request)
@@ -68,6 +77,9 @@ class Neighbours(
 
     async def GetChannelOrder(self, request: Any, context: Any) -> Any:
         await self._answer("GetChannelOrder", request)
+        if request.instruction_id == self.repair_id:
+            order = channel_order_pb2.ChannelOrder(instruction_id=self.repair_id)
+            return channel_service_pb2.GetChannelOrderResponse(channel_order=order)
         if self.instruction_ids.index(request.instruction_id) >= self.order_count:
             raise NotFound("the gateway has not heard of it yet")
         order = channel_order_pb2.ChannelOrder(payment_id=PAYMENT_ID, instruction_id=request.instruction_id)
@@ -85,6 +97,17 @@ class Neighbours(
         await self._answer("ListBreaks", request)
         return recon_service_pb2.ListBreaksResponse(breaks=[break_pb2.Break(biz_id=request.biz_id)])
 
+    async def ListRepairs(self, request: Any, context: Any) -> Any:
+        await self._answer("ListRepairs", request)
+        refund = repair_pb2.Repair(
+            biz_id=request.biz_id,
+            repair_id=self.repair_id,
+            kind=repair_pb2.REPAIR_KIND_REFUND,
+            effect_id=f"chn_{self.repair_id[4:]}",
+        )
+        asked = repair_pb2.Repair(biz_id=request.biz_id, repair_id=self.repair_id, kind=repair_pb2.REPAIR_KIND_QUERY)
+        return repair_service_pb2.ListRepairsResponse(repairs=[refund, asked] if self.repair_id else [asked])
+
     async def GetTimeline(self, request: Any, context: Any) -> Any:
         await self._answer("GetTimeline", request)
         return ops_service_pb2.GetTimelineResponse(biz_id=self.biz_ids.get(request.id, ""))
@@ -100,6 +123,7 @@ async def looking(
         pay_service_pb2_grpc.add_PayServiceServicer_to_server,
         channel_service_pb2_grpc.add_ChannelServiceServicer_to_server,
         recon_service_pb2_grpc.add_ReconServiceServicer_to_server,
+        repair_service_pb2_grpc.add_RepairServiceServicer_to_server,
         ops_service_pb2_grpc.add_OpsServiceServicer_to_server,
     ):
         server.add(add, neighbours)
@@ -178,12 +202,23 @@ async def test_every_part_is_asked_for_to_the_end(bench: Bench, neighbours: Neig
     assert list(found.missing_parts) == []
 
 
+async def test_what_a_repair_gave_back_is_among_the_channel_orders(bench: Bench, neighbours: Neighbours) -> None:
+    trade = trade_at(0)
+    await plant(bench.store, trade, attempted(trade, payment_id=PAYMENT_ID))
+    neighbours.repair_id = new_id("rpr", SLOT, NOW_MS)
+    async with looking(bench, neighbours) as tree:
+        found = await tree.get(trade.id)
+    assert [repair.repair_id for repair in found.repairs] == [neighbours.repair_id] * 2
+    assert [order.instruction_id for order in found.channel_orders] == [neighbours.repair_id]
+
+
 @pytest.mark.parametrize(
     ("method", "service", "fields"),
     [
         ("GetPaymentTree", "pay_core", ("payments", "journals", "cases")),
         ("GetChannelOrder", "channel_gateway", ("channel_orders",)),
-        ("ListBreaks", "recon", ("breaks",)),
+        ("ListBreaks", "recon", ("breaks", "repairs")),
+        ("ListRepairs", "recon", ("repairs",)),
     ],
 )
 async def test_who_refuses_is_named_and_the_rest_is_there(
@@ -196,7 +231,7 @@ async def test_who_refuses_is_named_and_the_rest_is_there(
     async with looking(bench, neighbours) as tree:
         found = await tree.get(trade.id)
     assert list(found.missing_parts) == [f"{service}: SHARD_AWAY"]
-    for field in {"payments", "channel_orders", "breaks", "trades"} - set(fields):
+    for field in {"payments", "channel_orders", "breaks", "repairs", "trades"} - set(fields):
         assert len(getattr(found, field)) == 1, field
     assert not any(getattr(found, field) for field in fields)
 

@@ -17,6 +17,7 @@ from paymesh.ops.v1 import ops_service_pb2 as _ops_service_pb2
 from paymesh.pay.v1 import pay_service_pb2 as _pay_service_pb2
 from paymesh.pay.v1 import payment_pb2 as _payment_pb2
 from paymesh.recon.v1 import break_pb2 as _break_pb2
+from paymesh.recon.v1 import repair_pb2 as _repair_pb2
 from paymesh.trade.v1 import trade_pb2 as _trade_pb2
 import builtins as _builtins
 import sys
@@ -1219,7 +1220,7 @@ class GetTradeTreeRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Any id of the tree: of a trade, refund, attempt, payment, instruction, journal, channel order, break, a provider's reference, or the biz_id."""
+    """Any id of the tree: of a trade, refund, attempt, payment, instruction, journal, channel order, break, repair, adjustment, a provider's reference, or the biz_id."""
     def __init__(
         self,
         *,
@@ -1247,6 +1248,7 @@ class GetTradeTreeResponse(_message.Message):
     BREAKS_FIELD_NUMBER: _builtins.int
     TIMELINE_FIELD_NUMBER: _builtins.int
     MISSING_PARTS_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def trades(self) -> _containers.RepeatedCompositeFieldContainer[_trade_pb2.Trade]:
         """Every trade of the order, parents before children, with lines, attempts and relations."""
@@ -1279,6 +1281,10 @@ class GetTradeTreeResponse(_message.Message):
     def missing_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What could not be asked, as "service: reason"; empty where the tree is complete."""
 
+    @_builtins.property
+    def repairs(self) -> _containers.RepeatedCompositeFieldContainer[_repair_pb2.Repair]:
+        """How what was found wrong is, or was, repaired. What a repair gave back is among the channel orders."""
+
     def __init__(
         self,
         *,
@@ -1290,10 +1296,11 @@ class GetTradeTreeResponse(_message.Message):
         breaks: _abc.Iterable[_break_pb2.Break] | None = ...,
         timeline: _abc.Iterable[_ops_service_pb2.TimelineEntry] | None = ...,
         missing_parts: _abc.Iterable[_builtins.str] | None = ...,
+        repairs: _abc.Iterable[_repair_pb2.Repair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "cases", b"cases", "channel_orders", b"channel_orders", "journals", b"journals", "missing_parts", b"missing_parts", "payments", b"payments", "timeline", b"timeline", "trades", b"trades"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "cases", b"cases", "channel_orders", b"channel_orders", "journals", b"journals", "missing_parts", b"missing_parts", "payments", b"payments", "repairs", b"repairs", "timeline", b"timeline", "trades", b"trades"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
