@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import select
 
+from meshctl.servers import NatsServer
 from pay_core.app import build as build_pay
 from pay_core.settings import PayCoreSettings
 from pay_core.tables import Account, Adjustment
@@ -238,6 +240,35 @@ async def test_what_was_sent_while_the_service_was_away_and_its_event_lost_is_as
     finally:
         await mesh.bus.stop()
         mesh.bus = lost
+
+
+@pytest.mark.nats
+async def test_the_store_of_jetstream_is_deleted_while_repairs_are_out_and_nothing_is_lost_or_done_twice(
+    tmp_path: Path, own_nats_server: NatsServer
+) -> None:
+    bus = open_bus(BusSettings(kind="nats", url=own_nats_server.url))
+    await bus.start()
+    mesh = Mesh(tmp_path, Authority(tmp_path), bus)
+    try:
+        await mesh.start("recon")
+        ann, bob = mesh.person(MAKER), mesh.person(CHECKER)
+        repair_ids = []
+        for amount_minor in (300, -100):
+            broken = await mesh.opened(amount_minor)
+            request = pb.ProposeRepairRequest(request_id="p1", break_id=broken.id, reason="so it is")
+            repair_ids.append((await ann.ProposeRepair(request)).repair.repair_id)
+            await bob.ApproveRepair(pb.ApproveRepairRequest(request_id="a1", repair_id=repair_ids[-1], reason="yes"))
+            await until(reading(bob, repair_ids[-1]), "SENT")
+        own_nats_server.stop()
+        shutil.rmtree(own_nats_server.directory / "store")
+        own_nats_server.start()
+        await mesh.start("pay_core")
+        for repair_id in repair_ids:
+            assert (await until(reading(bob, repair_id), "DONE")).outcome == repair_pb2.REPAIR_OUTCOME_DONE
+        assert await balances(mesh) == {"EXTERNAL": -200, "SUSPENSE": 200}
+    finally:
+        await mesh.close()
+        await bus.stop()
 
 
 async def test_repairs_and_breaks_are_listed_by_what_they_are_page_by_page(mesh: Mesh) -> None:
