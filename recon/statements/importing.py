@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import StrEnum
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,6 @@ STATEMENT_INVALID = "STATEMENT_INVALID"
 _TELL_EVERY_S = 1.0
 _LOOK_UP = 500  # references of one statement
 _DELETE = 1_000  # lines of one statement
-_LINES_AT_ONCE = 4_000  # taken off the thread
 _COMMIT_S = 12.0  # how long before its lease ends an import stores nothing any more: a transaction may last so long
 
 log = structlog.get_logger(__name__)
@@ -334,8 +333,8 @@ class _Storing:
         revision_max = await queries.revision_max(self._store, statement.channel, self._context.mode)
         lines = spool.in_order()
         renewed_s = loop.time()
-        async with Window(self._settings.slots_at_once) as window:
-            while page := await self._workshop.run(lambda: list(islice(lines, _LINES_AT_ONCE))):
+        async with Window(self._settings.commands_at_once) as window:
+            while page := await self._workshop.run(lambda: list(islice(lines, self._settings.lines_per_page))):
                 if loop.time() - renewed_s > self._settings.lease_s / 4:
                     statement = await self._renew(statement)
                     renewed_s = loop.time()
@@ -360,10 +359,13 @@ class _Storing:
 
 
 def parts_of(page: Sequence[Placed], limit: int) -> Iterator[list[Placed]]:
-    """Lines that lie in order, divided by slot and into parts of at most ``limit``."""
-    for _, some in groupby(page, key=lambda placed: placed.slot):
-        while part := list(islice(some, limit)):
-            yield part
+    """Lines divided by slot, and into parts of at most ``limit``."""
+    by_slot: dict[int, list[Placed]] = {}
+    for placed in page:
+        by_slot.setdefault(placed.slot, []).append(placed)
+    for some in by_slot.values():
+        for start in range(0, len(some), limit):
+            yield some[start : start + limit]
 
 
 async def abandon(store: Store, statement: Statement) -> None:

@@ -99,24 +99,18 @@ async def revision_max(store: Store, channel: str, mode: str) -> int:
     return int(found[0][0] or 0)
 
 
-async def slots_with_lines(store: Store, mode: str, statement_ids: Sequence[str]) -> list[int]:
-    """The slots that have lines of one of the statements."""
-    wanted = select(_line.slot).where(_line.statement_id.in_(statement_ids)).distinct()
-    return [slot for shard in store.shards(mode) for (slot,) in await store.aggregate(mode, shard, wanted)]
-
-
-async def refs_of_slot(
-    store: Store, mode: str, statement_ids: Sequence[str], slot: int, after: str, limit: int
+async def refs_of_shard(
+    store: Store, mode: str, shard: str, statement_ids: Sequence[str], after: str, limit: int
 ) -> list[str]:
-    """The next orders, or lines that name none, of a slot, in order."""
+    """The next orders that lines of the statements name, and lines that name none, in order."""
     wanted = (
         select(_line.match_ref)
-        .where(_line.statement_id.in_(statement_ids), _line.slot == slot, _line.match_ref > after)
+        .where(_line.statement_id.in_(statement_ids), _line.match_ref > after)
         .distinct()
         .order_by(_line.match_ref)
         .limit(limit)
     )
-    return [ref for (ref,) in await store.aggregate(mode, store.map.shard_of(slot), wanted)]
+    return [ref for (ref,) in await store.aggregate(mode, shard, wanted)]
 
 
 async def unsettled_orders(
