@@ -25,7 +25,7 @@ from paykit.ids import new_id
 from paykit.store.command import Origin
 from paykit.store.store import Store
 from recon.rules import Rules
-from recon.statements import identity, queries
+from recon.statements import identity, metrics, queries
 from recon.statements.checks import Checker, Told
 from recon.statements.commands import (
     IMPORT_RUNNING,
@@ -123,8 +123,19 @@ class Importer:
         reader_of(format_, channel, header.channel)
         with self._place(), self._folder() as folder:
             work = _Import(self._store, self._settings, self._matcher, header, channel, format_, folder)
-            async for progress in work.run(chunks):
-                yield progress
+            # A name that no settings know may be anything: it must not become a label.
+            labels = (header.context.mode, header.channel if header.channel in self._settings.channels else "other")
+            outcome = "failed"
+            try:
+                async for progress in work.run(chunks):
+                    outcome = "failed" if progress.statement is None else "known" if progress.was_known else "done"
+                    yield progress
+            except InvalidArgument:
+                outcome = "refused"
+                raise
+            finally:
+                metrics.IMPORTS.labels(*labels, outcome).inc()
+                metrics.LINES.labels(*labels).inc(work.new_lines)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -162,6 +173,7 @@ class _Import:
         self._statement_id = new_id("stm", slot_of_channel(header.channel), store.clock.now_ms())
         self._progress = Progress()
         self._workshop = Workshop()
+        self.new_lines = 0
 
     async def run(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Progress]:
         """See Importer.run."""
@@ -298,6 +310,7 @@ class _Import:
             counts = await _Storing(self._store, self._settings, self._context, self._workshop, self._progress).run(
                 statement, spool
             )
+            self.new_lines = counts.new
             origin = Origin.timer(self._context)
             mark = MarkStored(origin, statement, counts.new, counts.known + doubled, self._lease_ms)
             return await run_patiently(self._store, mark)
