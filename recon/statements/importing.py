@@ -16,9 +16,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
-from sqlalchemy import delete
 
-from paykit import context as business
 from paykit.context import BusinessContext
 from paykit.errors import FailedPrecondition, FieldViolation, InvalidArgument, ResourceExhausted
 from paykit.ids import new_id
@@ -26,10 +24,10 @@ from paykit.store.command import Origin
 from paykit.store.store import Store
 from recon.rules import Rules
 from recon.statements import identity, metrics, queries
+from recon.statements.abandoning import abandon_quietly
 from recon.statements.checks import Checker, Told
 from recon.statements.commands import (
     IMPORT_RUNNING,
-    Abandon,
     BeginImport,
     MarkStored,
     NewStatement,
@@ -45,13 +43,12 @@ from recon.statements.settings import ChannelStatements, StatementsSettings
 from recon.statements.settling import Judged
 from recon.statements.spool import LineSpool, Placed, Upload
 from recon.statements.states import StatementState
-from recon.tables import Statement, StatementLine
+from recon.tables import Statement
 
 STATEMENT_INVALID = "STATEMENT_INVALID"
 
 _TELL_EVERY_S = 1.0
 _LOOK_UP = 500  # references of one statement
-_DELETE = 1_000  # lines of one statement
 _COMMIT_S = 12.0  # how long before its lease ends an import stores nothing any more: a transaction may last so long
 
 log = structlog.get_logger(__name__)
@@ -316,7 +313,7 @@ class _Import:
             return await run_patiently(self._store, mark)
         except BaseException as error:
             log.warning("statement_import_broke_off", statement_id=statement.id, error_type=type(error).__name__)
-            await asyncio.shield(_quietly_abandon(self._store, statement))
+            await asyncio.shield(abandon_quietly(self._store, statement))
             raise
 
 
@@ -348,10 +345,10 @@ class _Storing:
         renewed_s = loop.time()
         async with Window(self._settings.commands_at_once) as window:
             while page := await self._workshop.run(lambda: list(islice(lines, self._settings.lines_per_page))):
-                if loop.time() - renewed_s > self._settings.lease_s / 4:
-                    statement = await self._renew(statement)
-                    renewed_s = loop.time()
                 for part in parts_of(page, self._settings.lines_per_command):
+                    if loop.time() - renewed_s > self._settings.lease_s / 4:
+                        statement = await self._renew(statement)
+                        renewed_s = loop.time()
                     await window.start(self._store_part(statement, part, revision_max))
         return self._counts
 
@@ -379,23 +376,6 @@ def parts_of(page: Sequence[Placed], limit: int) -> Iterator[list[Placed]]:
     for some in by_slot.values():
         for start in range(0, len(some), limit):
             yield some[start : start + limit]
-
-
-async def abandon(store: Store, statement: Statement) -> None:
-    """Takes away what an import stored that broke off, and gives the file free. It must not be under way any more."""
-    context = business.unpack(statement.context)
-    table = StatementLine.__table__
-    for shard in store.shards(context.mode):
-        while ids := await queries.line_ids(store, context.mode, shard, statement.id, _DELETE):
-            await store.housekeep(context.mode, shard, delete(table).where(table.c.id.in_(ids)))
-    await run_patiently(store, Abandon(Origin.timer(context), statement))
-
-
-async def _quietly_abandon(store: Store, statement: Statement) -> None:
-    try:
-        await abandon(store, statement)
-    except Exception as error:  # the timer does it once the lease has ended
-        log.warning("statement_not_abandoned", statement_id=statement.id, error_type=type(error).__name__)
 
 
 def invalid(problems: Sequence[Problem]) -> InvalidArgument:

@@ -20,9 +20,9 @@ from recon.statements.commands import Finish, Recheck, Renew
 from recon.statements.judging import ORDER_PREFIX
 from recon.statements.running import Window, run_patiently
 from recon.statements.settings import StatementsSettings
-from recon.statements.settling import Judged, Settle
+from recon.statements.settling import AdoptLine, Judged, ReleaseLine, Settle
 from recon.statements.states import StatementState
-from recon.tables import Statement
+from recon.tables import Break, Statement
 
 _DAY_MS = 86_400_000
 _ALL = "~"  # sorts behind every id
@@ -95,18 +95,19 @@ class Matcher:
                 after = page[-1]
 
     async def recheck(self, statement: Statement, now_ms: int) -> None:
-        """Judges anew what lines of the channel name and was not here: it may have been recorded since."""
+        """Judges anew the lines of the channel whose orders were not here: they may have been recorded since."""
         context = business.unpack(statement.context)
         limit = self.settings.lines_per_command
         is_left = False
         for shard in self.store.shards(context.mode):
             after = ""
             while True:
-                page = await queries.missing_here(self.store, context.mode, shard, statement.channel, after, limit)
+                page = await queries.orderless(self.store, context.mode, shard, statement.channel, after, limit)
                 is_left = is_left or bool(page)
                 named = (row.channel_order_id for row in page if row.channel_order_id.startswith(ORDER_PREFIX))
                 for slot, refs in by_slot(named).items():
                     await self.settle(context, slot, refs, statement)
+                await self._explain(context, shard, statement, [row for row in page if not row.channel_order_id])
                 if len(page) < limit:
                     break
                 after = page[-1].id
@@ -114,6 +115,26 @@ class Matcher:
         again = is_left and age_ms < self.settings.recheck_days * _DAY_MS
         due_at_ms = now_ms + int(self.settings.recheck_s * 1000) if again else None
         await run_patiently(self.store, Recheck(Origin.timer(context), statement, due_at_ms))
+
+    async def _explain(
+        self, context: BusinessContext, shard: str, statement: Statement, breaks: Sequence[Break]
+    ) -> None:
+        """Brings lines to their orders that are known by now by the provider's reference.
+
+        The line is stored anew on the slot of its order before the old one is given up: whatever ends this in between,
+        the next time does the rest.
+        """
+        ids = [row.subject_id for row in breaks if row.subject_id]
+        lines = await queries.lines_by_id(self.store, context.mode, shard, ids) if ids else []
+        references = sorted({line.provider_reference for line in lines if line.provider_reference})
+        found = await queries.orders_by_reference(self.store, references, context.shadow)
+        for line in lines:
+            order_id = queries.best_of(found.get(line.provider_reference, []), line.channel, line)
+            if order_id:
+                origin = Origin.timer(context)
+                await run_patiently(self.store, AdoptLine(origin, line, order_id))
+                await self.settle(context, slot_in(order_id), [order_id], statement)
+                await run_patiently(self.store, ReleaseLine(origin, line.id))
 
 
 class _Matching:
@@ -150,10 +171,10 @@ class _Matching:
             async with Window(settings.commands_at_once) as window:
                 for slot, some in by_slot(refs).items():
                     for start in range(0, len(some), settings.lines_per_command):
+                        if self._time_s() - self._renewed_s > settings.lease_s / 4:
+                            await self.renew()
                         await window.start(self._settle(slot, some[start : start + settings.lines_per_command]))
             self._after[shard] = refs[-1] if len(refs) == limit else _ALL
-            if self._time_s() - self._renewed_s > settings.lease_s / 4:
-                await self.renew()
 
     async def _settle(self, slot: int, refs: Sequence[str]) -> None:
         self._on_judged(await self._matcher.settle(self._context, slot, refs, self._statement))

@@ -62,7 +62,7 @@ async def orders_by_reference(store: Store, references: Sequence[str], shadow: b
     return found
 
 
-def best_of(candidates: Sequence[Candidate], channel: str, line: Line) -> str:
+def best_of(candidates: Sequence[Candidate], channel: str, line: Line | StatementLine) -> str:
     """The order that a line means, of those that have its reference; empty where none is of the channel.
 
     An authorisation and its capture may have the same one: what moved so much, in that direction, comes first.
@@ -133,14 +133,14 @@ async def unsettled_orders(
     return [(day, id_) for day, id_ in await store.aggregate(mode, shard, wanted)]
 
 
-async def missing_here(store: Store, mode: str, shard: str, channel: str, after: str, limit: int) -> list[Break]:
-    """The next open breaks of lines of a channel whose orders were not here."""
+async def orderless(store: Store, mode: str, shard: str, channel: str, after: str, limit: int) -> list[Break]:
+    """The next open breaks of lines of a channel whose orders were not here, or not known."""
     wanted = (
         select(Break.__table__)
         .where(
             _break.state == BreakState.OPEN.value,
             _break.kind == MatchKind.STATEMENT.value,
-            _break.type == BreakType.MISSING_HERE.value,
+            _break.type.in_((BreakType.MISSING_HERE.value, BreakType.UNEXPLAINED.value)),
             _break.channel == channel,
             _break.id > after,
         )
@@ -148,6 +148,12 @@ async def missing_here(store: Store, mode: str, shard: str, channel: str, after:
         .limit(limit)
     )
     return await store.fetch_shard(Break, wanted, mode, shard)
+
+
+async def lines_by_id(store: Store, mode: str, shard: str, ids: Sequence[str]) -> list[StatementLine]:
+    """The lines of one shard that have these ids."""
+    wanted = select(StatementLine.__table__).where(_line.id.in_(ids)).order_by(_line.id)
+    return await store.fetch_shard(StatementLine, wanted, mode, shard)
 
 
 async def line_ids(store: Store, mode: str, shard: str, statement_id: str, limit: int) -> list[str]:
