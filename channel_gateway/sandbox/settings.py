@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import ConfigDict, Field, PlainValidator, SecretStr, field_validator
+from pydantic import ConfigDict, Field, PlainSerializer, PlainValidator, SecretStr, field_validator
 
 from channel_gateway.sandbox.behaviour import BEHAVIOURS, Operation
 from channel_gateway.sandbox.faults import FaultRule, Window
@@ -30,9 +30,10 @@ def _scripted(type_: type[T]) -> PlainValidator:
     return PlainValidator(read)
 
 
-ScriptedRule = Annotated[FaultRule, _scripted(FaultRule)]
-ScriptedWindow = Annotated[Window, _scripted(Window)]
-ScriptedLatency = Annotated[Latency, _scripted(Latency)]
+_PLAIN = PlainSerializer(msgspec.to_builtins)
+ScriptedRule = Annotated[FaultRule, _scripted(FaultRule), _PLAIN]
+ScriptedWindow = Annotated[Window, _scripted(Window), _PLAIN]
+ScriptedLatency = Annotated[Latency, _scripted(Latency), _PLAIN]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -108,7 +108,7 @@ class _Statement:
     def pieces(self) -> Iterator[str]:
         """The text, cut off where the script says so."""
         request, teller = self._request, self._teller
-        head = Head(account=teller.account, merchant=request.merchant, day=request.day, made_at_ms=request.now_ms)
+        head = Head(account=teller.account, merchant=request.merchant, day=request.day)
         pieces = FORMATS[request.format].write(head, self._sections())
         if not teller.differs(Difference.TRUNCATED, request.day):
             yield from pieces

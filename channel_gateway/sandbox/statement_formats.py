@@ -25,13 +25,13 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from typing import Literal
 from xml.sax.saxutils import escape
 
 import msgspec
 
-from channel_gateway.sandbox.statement import FEE, Line, date_of
+from channel_gateway.sandbox.statement import FEE, Line
 from paykit.money import EXPONENT
 
 StatementFormat = Literal["csv", "camt053", "mt940"]
@@ -61,7 +61,6 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     merchant: str
     day: date
-    made_at_ms: int
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +118,8 @@ def as_csv(head: Head, sections: Iterable[Section]) -> Iterator[str]:
 def as_camt053(head: Head, sections: Iterable[Section]) -> Iterator[str]:
     """The file as ISO 20022 camt.053.001.08."""
     name = escape(f"{head.account[:20]}-{head.day:%Y%m%d}")
-    made = f"{date_of(head.made_at_ms).isoformat()}T{_time(head.made_at_ms)}Z"
+    # As of the end of its day, whenever it is asked for: the same file has the same bytes.
+    made = f"{(head.day + timedelta(days=1)).isoformat()}T00:00:00Z"
     yield (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Document xmlns="{_NAMESPACE}">\n<BkToCstmrStmt>\n'
         f"<GrpHdr><MsgId>{name}</MsgId><CreDtTm>{made}</CreDtTm></GrpHdr>\n"
@@ -182,11 +182,6 @@ def decimal(amount_minor: int, currency: str, point: str = ".") -> str:
     whole, part = divmod(abs(amount_minor), 10**exponent)
     sign = "-" if amount_minor < 0 else ""
     return f"{sign}{whole}{point}{part:0{exponent}d}" if exponent else f"{sign}{whole}"
-
-
-def _time(at_ms: int) -> str:
-    seconds = at_ms // 1000 % 86_400
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _side(amount_minor: int) -> str:
