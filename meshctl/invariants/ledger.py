@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from channel_gateway.sandbox.client import BookEntry
+from channel_gateway.tables import ChannelOrder
 from meshctl.invariants.base import Invariant, Tally, is_path
 from meshctl.invariants.world import Slice, grouped
 from pay_core.adjustment import ADJUST
@@ -142,25 +143,40 @@ def clearing_is_empty(world: Slice, tally: Tally) -> None:
 def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
     """EXTERNAL per channel and currency = - (charges - refunds - payouts) that succeeded at the provider.
 
-    A provider's order that the ledger may not know yet is left out: its channel order or instruction is under way, or
-    an open break names it. What was set right because a statement has a line that the book does not is added.
+    A provider's order that the ledger may not know yet is left out: its channel order or instruction is under way. Of
+    an order that an open break names, what the ledger has of it counts, whatever the provider says. What was set right
+    because a statement has a line that the book does not is added.
     """
     for account in world.rows(Account):
         if account.kind == AccountKind.EXTERNAL:
             channel = account.account_key.partition(":")[2].partition("/")[0]
             if world.scope.has_book_of(channel, world.mode):
                 tally.sums[world.mode, channel, account.currency] += account.balance_minor
+    disputed = {
+        order.id
+        for order in world.rows(ChannelOrder)
+        if world.is_explained(order.id, order.instruction_id, order.payment_id)
+    }
+    for id_ in disputed:
+        order = world.orders[id_]
+        instruction = world.instructions.get(order.instruction_id)
+        is_mirrored = world.scope.has_book_of(order.channel, world.mode)
+        if is_mirrored and instruction is not None and instruction.state == "SUCCEEDED":
+            moved = _DIRECTION[order.kind.lower()] * (instruction.moved_minor or instruction.amount_minor)
+            tally.sums[world.mode, order.channel, order.currency] += moved
     for entry in world.rows(BookEntry):
-        if entry.status == "succeeded" and not _is_under_way(world, entry):
-            order = world.orders.get(entry.reference)
-            channel = order.channel if order is not None else world.scope.accounts.get(entry.account, ("", ""))[0]
+        is_told = entry.status == "succeeded" and entry.reference not in disputed
+        if is_told and not _is_under_way(world, entry):
+            known = world.orders.get(entry.reference)
+            channel = known.channel if known is not None else world.scope.accounts.get(entry.account, ("", ""))[0]
             tally.sums[world.mode, channel, entry.currency] += _DIRECTION[entry.kind] * entry.amount_minor
     booked = {name for entry in world.rows(BookEntry) for name in (entry.reference, entry.provider_reference)}
     for row in world.rows(Adjustment):
         repair = world.repairs.get(row.repair_id)
         about = {repair.channel_order_id, shared_id(repair.match_key)} - {""} if repair is not None else set()
         is_mirrored = world.scope.has_book_of(row.channel, world.mode)
-        if row.kind == ADJUST and is_mirrored and not any(id_ in booked or id_ in world.orders for id_ in about):
+        is_elsewhere = not any(id_ in booked or id_ in world.orders for id_ in about)
+        if row.kind == ADJUST and is_mirrored and (is_elsewhere or about & disputed):
             tally.sums[world.mode, row.channel, row.currency] += row.amount_minor
 
 

@@ -36,8 +36,9 @@ def moved_once(world: Slice, tally: Tally) -> None:
             of_instruction[entry.reference if order is None else order.instruction_id].append(entry)
     for id_, entries in of_instruction.items():
         names = [entry.provider_reference for entry in entries]
-        strays = sum(returned[id_] for id_ in {entry.reference for entry in entries})
-        is_once = len(entries) - strays <= 1 or (strays == 0 and world.is_explained(id_))
+        references = {entry.reference for entry in entries}
+        strays = sum(returned[reference] for reference in references)
+        is_once = len(entries) - strays <= 1 or (strays == 0 and world.is_explained(id_, *references))
         tally.expect(is_once, id_, f"moved {len(entries)} times at the provider: {names[:5]}, {strays} given back")
 
 
