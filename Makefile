@@ -49,6 +49,10 @@ bench: servers .venv/.dev  ## measure, on private MariaDB and NATS servers; prin
 faults: servers .venv/.dev  ## kill every part of the full stack during 2,000 purchases, then check (ARGS="500" for fewer)
 	@GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.faults $(ARGS)
 
+.PHONY: adversary
+adversary: servers .venv/.dev  ## make 10,000 orders against a provider that does everything wrong, then compare all books (ARGS="500 --seed 7")
+	@GRPC_VERBOSITY=ERROR $(BIN)/python -m tests.adversary $(ARGS)
+
 .PHONY: model
 model: servers .venv/.dev  ## drive both cores through 200,000 steps against a plain model (ARGS="--seed 7 --backend sqlite")
 	@$(BIN)/python -m tests.model $(ARGS)

@@ -10,24 +10,27 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from channel_gateway.tables import ChannelOrder
+from channel_gateway.tables import ChannelDoubt, ChannelOrder
 from meshctl.invariants.databases import reading_engine
 from meshctl.settings import MeshSettings
 from pay_core.tables import Payment
 from paykit.store.row import Row
 from paykit.store.system import Outbox
-from recon.tables import Match
+from recon.tables import Break, Match, Repair
 from trade_core.tables import Trade
 
 POLL_INTERVAL_S = 0.5
 QUIET_LOOKS = 3  # an event between the bus and its consumer is seen in no table
 
-# A trade that its client leaves unpaid expires soon: CREATED is under way too.
-_OPEN_STATES: Mapping[str, tuple[type[Row], Sequence[str]]] = {
-    "trade_core": (Trade, ("CREATED", "PAYING", "SETTLING")),
-    "pay_core": (Payment, ("PROCESSING", "REVERSING")),
-    "channel_gateway": (ChannelOrder, ("ACCEPTED", "SENDING", "PENDING", "UNKNOWN")),
-    "recon": (Match, ("WAITING",)),
+# A trade that its client leaves unpaid expires soon: CREATED is under way too. A repair that waits for a person is not.
+_OPEN_STATES: Mapping[str, Sequence[tuple[type[Row], Sequence[str]]]] = {
+    "trade_core": ((Trade, ("CREATED", "PAYING", "SETTLING")),),
+    "pay_core": ((Payment, ("PROCESSING", "REVERSING")),),
+    "channel_gateway": (
+        (ChannelOrder, ("ACCEPTED", "SENDING", "PENDING", "UNKNOWN")),
+        (ChannelDoubt, ("OPEN",)),
+    ),
+    "recon": ((Match, ("WAITING",)), (Repair, ("APPROVED", "SENT"))),
 }
 _UNSENT: ColumnElement[bool] = Outbox.__table__.c.acked_at_ms.is_(None)
 
@@ -36,8 +39,11 @@ class StillUnderWay(Exception):
     """Something did not end in time; the message says how much of what."""
 
 
-async def drain(settings: MeshSettings, timeout_s: float) -> float:
-    """Returns when nothing is under way, after so many seconds; StillUnderWay after ``timeout_s``."""
+async def drain(settings: MeshSettings, timeout_s: float, *, but_in_breaks: bool = False) -> float:
+    """Returns when nothing is under way, after so many seconds; StillUnderWay after ``timeout_s``.
+
+    ``but_in_breaks``: what an open break is about may wait for as long as it is open.
+    """
     started_s = time.monotonic()
     databases = [
         (service, reading_engine(shard.live))
@@ -50,7 +56,8 @@ async def drain(settings: MeshSettings, timeout_s: float) -> float:
         while quiet_looks < QUIET_LOOKS:
             if time.monotonic() - started_s > timeout_s:
                 raise StillUnderWay(f"after {timeout_s:g} s: {dict(left)}")
-            left = await _under_way(databases)
+            in_breaks = await _in_open_breaks(databases) if but_in_breaks else frozenset()
+            left = await _under_way(databases, in_breaks)
             quiet_looks = 0 if left else quiet_looks + 1
             await asyncio.sleep(POLL_INTERVAL_S)
     finally:
@@ -59,18 +66,28 @@ async def drain(settings: MeshSettings, timeout_s: float) -> float:
     return time.monotonic() - started_s
 
 
-async def _under_way(databases: Sequence[tuple[str, AsyncEngine]]) -> Counter[str]:
+async def _in_open_breaks(databases: Sequence[tuple[str, AsyncEngine]]) -> frozenset[str]:
+    """The business ids that open breaks are about."""
+    found: set[str] = set()
+    table = Break.__table__
+    for service, engine in databases:
+        if service == "recon":
+            async with engine.connect() as connection:
+                statement = select(table.c.biz_id).where(table.c.state == "OPEN").distinct()
+                found.update((await connection.execute(statement)).scalars())
+    return frozenset(found)
+
+
+async def _under_way(databases: Sequence[tuple[str, AsyncEngine]], in_breaks: frozenset[str]) -> Counter[str]:
     left: Counter[str] = Counter()
     for service, engine in databases:
-        row_type, states = _OPEN_STATES[service]
-        table = row_type.__table__
-        statements = {
-            f"messages of {service}": select(func.count()).select_from(Outbox.__table__).where(_UNSENT),
-            row_type.__name__: select(func.count()).select_from(table).where(table.c.state.in_(states)),
-        }
         async with engine.connect() as connection:
-            for what, statement in statements.items():
-                left[what] += (await connection.execute(statement)).scalar_one()
+            unsent = select(func.count()).select_from(Outbox.__table__).where(_UNSENT)
+            left[f"messages of {service}"] += (await connection.execute(unsent)).scalar_one()
+            for row_type, states in _OPEN_STATES[service]:
+                table = row_type.__table__
+                found = await connection.execute(select(table.c.biz_id).where(table.c.state.in_(states)))
+                left[row_type.__name__] += sum(biz_id not in in_breaks for biz_id in found.scalars())
     return +left
 
 

@@ -11,7 +11,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from paymesh.trade.v1 import trade_pb2
 from tests.faults import drain
 from tests.faults.client import TERMINAL, Client, Unanswered
 from tests.faults.counting import Declared, declared_unknown
+from tests.faults.in_thread import InThread, in_one_thread
 from tests.faults.orders import MERCHANT, USER, Ordered, Plan, carry_out, expected_balances, plans, top_ups
 from tests.faults.outages import OUTAGES, Outage
 from tests.faults.waits import short_waits
@@ -36,7 +36,6 @@ REPLAYS_IN_FLIGHT_MAX = 32
 CONNECT_TIMEOUT_S = 20.0
 DRAIN_TIMEOUT_S = 180.0
 
-_BUFFER_POOL_MB = 64
 _TRADE_STATE: Any = trade_pb2.TradeState  # the stubs show the classes, not the wrappers that have Name
 
 T = TypeVar("T")
@@ -79,10 +78,8 @@ async def run(
 ) -> Summary:
     """A run of ``purchases`` purchases in which each of ``outages`` comes ``rounds`` times, on a stack of its own."""
     summary, started_s = Summary(purchases=purchases), time.monotonic()
-    # One thread that outlives the stack: its processes end with the thread that started them.
-    with short_waits(), ThreadPoolExecutor(max_workers=1) as thread:
-        stack = Stack(directory, tied=True, buffer_pool_mb=_BUFFER_POOL_MB)
-        in_thread = _InThread(thread, stack)
+    with short_waits(), in_one_thread(directory) as in_thread:
+        stack = in_thread.stack
         try:
             await in_thread(Stack.up)
             say("the stack is up")
@@ -108,21 +105,10 @@ async def run(
     return summary
 
 
-class _InThread:
-    """Runs what blocks on the one thread."""
-
-    def __init__(self, thread: ThreadPoolExecutor, stack: Stack) -> None:
-        self._thread = thread
-        self._stack = stack
-
-    async def __call__(self, act: Callable[[Stack], object]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, act, self._stack)
-
-
 class _Load:
     """The orders of one run, a bounded number at a time, and the outages that come while they are under way."""
 
-    def __init__(self, client: Client, in_thread: _InThread, summary: Summary, say: Callable[[str], None]) -> None:
+    def __init__(self, client: Client, in_thread: InThread, summary: Summary, say: Callable[[str], None]) -> None:
         self._client = client
         self._in_thread = in_thread
         self._summary = summary

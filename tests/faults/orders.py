@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
@@ -110,18 +110,32 @@ def top_ups(client: Client, count: int) -> list[Plan]:
     ]
 
 
-def plans(client: Client, purchases: int, users: Sequence[str], dice: random.Random) -> list[Plan]:
+class Tokens(msgspec.Struct, frozen=True):
+    """What orders are paid with: cards by weight, and those whose purchases are given back."""
+
+    cards: Mapping[str, int]
+    refundable: Sequence[str]
+    banks: Sequence[str]
+
+
+_BANKS = ("tok_ok", "tok_ok", "tok_notify_only", "tok_timeout_charged", "tok_declined")
+_TOKENS = Tokens(CARDS, REFUNDABLE_CARDS, _BANKS)
+
+
+def plans(
+    client: Client, purchases: int, users: Sequence[str], dice: random.Random, tokens: Tokens = _TOKENS
+) -> list[Plan]:
     """``purchases`` purchases, a tenth as many peer transfers and a twentieth as many cash-outs, shuffled."""
-    made = [_purchase(client, users, dice) for _ in range(purchases)]
+    made = [_purchase(client, users, dice, tokens) for _ in range(purchases)]
     made += [_peer_transfer(users, dice) for _ in range(purchases // 10)]
-    made += [_cash_out(users, dice) for _ in range(purchases // 20)]
+    made += [_cash_out(users, dice, tokens) for _ in range(purchases // 20)]
     dice.shuffle(made)
     return made
 
 
-def _purchase(client: Client, users: Sequence[str], dice: random.Random) -> Plan:
+def _purchase(client: Client, users: Sequence[str], dice: random.Random, tokens: Tokens) -> Plan:
     amount_minor = dice.randint(200, AMOUNT_MINOR_MAX)
-    token = dice.choices(list(CARDS), list(CARDS.values()))[0]
+    token = dice.choices(list(tokens.cards), list(tokens.cards.values()))[0]
     balance_minor, refund_minor = 0, 0
     kind = dice.random()
     if kind < 0.2:
@@ -132,7 +146,7 @@ def _purchase(client: Client, users: Sequence[str], dice: random.Random) -> Plan
         balance_minor = dice.randint(1, min(amount_minor - 1, BALANCE_SHARE_MINOR_MAX))
     if dice.random() < 0.2:
         if balance_minor < amount_minor:
-            token = dice.choice(REFUNDABLE_CARDS)
+            token = dice.choice(tokens.refundable)
         # What a partial refund takes from which tool is the payment core's affair: of a mixed purchase all goes back.
         is_mixed = 0 < balance_minor < amount_minor
         refund_minor = amount_minor if is_mixed or dice.random() < 0.5 else dice.randint(1, amount_minor)
@@ -170,14 +184,14 @@ def _peer_transfer(users: Sequence[str], dice: random.Random) -> Plan:
     )
 
 
-def _cash_out(users: Sequence[str], dice: random.Random) -> Plan:
+def _cash_out(users: Sequence[str], dice: random.Random, tokens: Tokens) -> Plan:
     return Plan(
         trade_type=trade_pb2.TRADE_TYPE_CASH_OUT,
         buyer_id=dice.choice(users),
         payee_id="",
         amount_minor=dice.randint(1, BALANCE_SHARE_MINOR_MAX),
         balance_minor=0,
-        token=dice.choice(("tok_ok", "tok_ok", "tok_notify_only", "tok_timeout_charged", "tok_declined")),
+        token=dice.choice(tokens.banks),
         refund_minor=0,
         after_decline="",
     )
@@ -204,7 +218,7 @@ async def carry_out(client: Client, plan: Plan) -> Ordered:
         trade = await client.pay(trade_id, card())
         if trade.state == trade_pb2.TRADE_STATE_PAYING:
             trade = await client.followed(trade_id)
-    if trade.state == trade_pb2.TRADE_STATE_CREATED and plan.after_decline == "close":
+    if trade.state == trade_pb2.TRADE_STATE_CREATED and plan.after_decline in ("again", "close"):
         trade = await client.close(trade_id)
     if trade.state == trade_pb2.TRADE_STATE_AUTHORIZED:
         await _settle(client, plan, trade_id)

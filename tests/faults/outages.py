@@ -46,6 +46,7 @@ def _kill_all(stack: Stack) -> None:
         stack.kill(name)
 
 
+STORE_LOST = Outage("nats, its store deleted", (_forget_jetstream, Stack.up))
 RECON_AND_STORE = Outage("recon, then nats with all it had not heard", (_kill("recon"), _forget_jetstream, Stack.up))
 
 # Each process goes away once.
@@ -65,7 +66,7 @@ OUTAGES: tuple[Outage, ...] = (
     _process("recon"),
     _process(SANDBOX),
     _server(NATS),
-    Outage("nats, its store deleted", (_forget_jetstream, Stack.up)),
+    STORE_LOST,
     RECON_AND_STORE,
     _server(MARIADB_SERVERS[0]),
     Outage("everything", (_kill_all, Stack.up)),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from meshctl.layout import CHANNELS
 
 # Every process of the stack, and the checker, take these over their settings file.
 _CHANNEL = {
@@ -22,8 +25,8 @@ _SETTINGS = {
     "PAYMESH_SANDBOX__LATE_MS": "3000",
     "PAYMESH_SANDBOX__HANG_MS": "5000",
     **{
-        f"PAYMESH_CHANNEL_GATEWAY__CHANNELS__{channel}__{key}": value
-        for channel in ("SANDBOX_CARD", "SANDBOX_BANK", "SANDBOX_WALLET")
+        f"PAYMESH_CHANNEL_GATEWAY__CHANNELS__{channel.upper()}__{key}": value
+        for channel in CHANNELS
         for key, value in _CHANNEL.items()
     },
     **{
@@ -35,10 +38,11 @@ _SETTINGS = {
 
 
 @contextlib.contextmanager
-def short_waits() -> Iterator[None]:
-    """Sets them in the environment for the time of the block."""
-    before = {name: os.environ.get(name) for name in _SETTINGS}
-    os.environ.update(_SETTINGS)
+def short_waits(more: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Sets them, and ``more``, in the environment for the time of the block."""
+    settings = {**_SETTINGS, **more}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:

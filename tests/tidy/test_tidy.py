@@ -134,7 +134,7 @@ def test_every_committed_file_keeps_the_rule(rule: Rule) -> None:
 
 def test_the_tests_lie_where_the_code_they_test_lies() -> None:
     """Every folder of tests is named as a folder of code, but for those about the whole."""
-    whole = {"tests/tidy", "tests/e2e", "tests/faults", "tests/model"}
+    whole = {"tests/tidy", "tests/e2e", "tests/faults", "tests/adversary", "tests/model"}
     folders = {_named(path.parent) for path in FILES if _named(path).startswith("tests/") and path.suffix == ".py"}
     strays = {
         folder
