@@ -28,6 +28,7 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     """The service, not yet started."""
     service = Service("recon", settings, common, bus=bus, clock=clock)
     rules = settings.rules()
+    gather = Gather(settings.gather_s, settings.gather_max, settings.gather_pause_s)
     expiry = Expiry(service.store, Peers(service.channels, settings.ask), rules)
     gauges = Gauges(service.store, settings.gauge_interval_s)
     service.add_servicer(recon_service_pb2_grpc.add_ReconServiceServicer_to_server, ReconService(service.store))
@@ -35,7 +36,7 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     service.add_servicer(repair_service_pb2_grpc.add_RepairServiceServicer_to_server, repairs)
     wiring.add_to(service, settings.statements, rules)
     service.add_servicer(report_service_pb2_grpc.add_ReportServiceServicer_to_server, ReportService(service.store))
-    service.add_consumer(consumers.consumer(rules, Gather(settings.gather_s, settings.gather_max), clock))
+    service.add_consumer(consumers.consumer(rules, gather, clock))
     service.add_consumer(repair_due.consumer(rules))
     service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())
     service.add_timer(Timer("recon-window", Match, expiry.fire))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
@@ -16,7 +17,7 @@ from recon import matching, repairing, sides
 from recon import pair as pairing
 from recon.answers import Answer, Verdict
 from recon.breaks import EVIDENCE_MAX, Subject, add_evidence, close_break, open_break
-from recon.heard import Heard
+from recon.heard import Heard, slot_of_id
 from recon.matching import BreakState, BreakType, CloseReason, Fact, MatchKind, MatchState, Side
 from recon.pair import Pair
 from recon.rules import Rules
@@ -33,12 +34,12 @@ class _Taking(Command[None]):
 
     def __init__(self, origin: Origin, heard: Heard, rules: Rules) -> None:
         """ValueError where an id is none, or a key does not lie on the slot of its payment."""
-        super().__init__(slot_in(heard.payment_id), origin)
+        super().__init__(slot_of_id(heard.payment_id), origin)
         self.heard = heard
         self.rules = rules
         self.facts = by_pair(heard.facts)
         for facts in self.facts.values():
-            if slot_in(facts[0].key) != self.slot:
+            if slot_of_id(facts[0].key) != self.slot:
                 raise ValueError(f"{facts[0].key} is not on the slot of {heard.payment_id}")
         for order in heard.orders:
             if order.slot != self.slot:
@@ -65,8 +66,14 @@ class TakeFacts(_Taking):
         return self.heard.is_end and all(_spoken(facts) == _BOTH for facts in self.facts.values())
 
     def merged(self, other: Self) -> TakeFacts:
-        """Both, as one."""
-        return TakeFacts(self.origin, self.heard.plus(other.heard), self.rules)
+        """Both, as one; each was looked through when it was made."""
+        both = copy.copy(self)
+        both.heard = self.heard.plus(other.heard)
+        both.facts = dict(self.facts)
+        for match_key, facts in other.facts.items():
+            known = both.facts.get(match_key)
+            both.facts[match_key] = facts if known is None else known + facts
+        return both
 
 
 class TakeMismatch(_Taking):

@@ -6,7 +6,7 @@ from google.protobuf.message import DecodeError
 
 from paykit import telemetry
 from paykit.clock import Clock
-from paykit.context import BusinessContext
+from paykit.context import MODES, BusinessContext
 from paykit.events.bus import Rejected
 from paykit.events.consumers import Consumer
 from paykit.events.gathering import Gather
@@ -31,6 +31,8 @@ Taken = TakeFacts | TakeMismatch | TakeOrphan | TakeDoubt | ResolveDoubt
 def consumer(rules: Rules, gather: Gather, clock: Clock) -> Consumer:
     """The one consumer of recon. An event that cannot be read, or names ids of no form, is a dead letter at once."""
 
+    lags = {mode: _LAG.labels(mode) for mode in MODES}
+
     def to_command(context: BusinessContext, message_id: str, subject: str, body: bytes) -> Taken | None:
         try:
             if subject == MISMATCH_FOUND:
@@ -40,7 +42,7 @@ def consumer(rules: Rules, gather: Gather, clock: Clock) -> Consumer:
                 return ResolveDoubt(Origin.event(context, CONSUMER, message_id), doubted, confirmed, rules)
             said = heard.of_event(subject, body, context)
             if said.facts and said.facts[0].at_ms:
-                _LAG.labels(context.mode).set(max(0, clock.now_ms() - said.facts[0].at_ms) / 1000)
+                lags[context.mode].set(max(0, clock.now_ms() - said.facts[0].at_ms) / 1000)
             return TakeFacts(Origin.fold(context), said, rules) if said else None
         except (DecodeError, ValueError) as error:
             raise Rejected(f"{subject} {message_id}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from paykit.context import BusinessContext
@@ -19,6 +20,8 @@ from recon.sides import Record
 from recon.tables import RecordedOrder
 
 POSTED = "POSTED"
+
+slot_of_id = lru_cache(maxsize=8192)(slot_in)  # several events name the same ids
 
 _CHANNEL_STATE: Any = channel_pb2.ChannelOrderState  # the stubs show the classes, not their wrappers
 _CHANNEL_KIND: Any = channel_pb2.ChannelOrderKind
@@ -56,7 +59,7 @@ class Heard(NamedTuple):
 
 
 def _record(kind: RecordKind, id_: str, at_ms: int, state: str, amount_minor: int, currency: str) -> Record:
-    return Record(kind.value, id_, at_ms, amount_minor, hash64(id_, state, amount_minor, currency), slot_in(id_))
+    return Record(kind.value, id_, at_ms, amount_minor, hash64(id_, state, amount_minor, currency), slot_of_id(id_))
 
 
 def _trade(body: bytes, context: BusinessContext) -> Heard:
@@ -122,7 +125,7 @@ def recorded_order(order: channel_pb2.ChannelOrder, context: BusinessContext) ->
     has_line = order.state == channel_pb2.CHANNEL_ORDER_STATE_SUCCEEDED and order.kind not in _UNSTATED
     return RecordedOrder(
         id=order.channel_order_id,
-        slot=slot_in(order.channel_order_id),
+        slot=slot_of_id(order.channel_order_id),
         biz_id=order.biz_id,
         payment_id=order.payment_id,
         instruction_id=order.instruction_id,

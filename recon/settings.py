@@ -98,6 +98,7 @@ class ReconSettings(ServiceSettings):
     expected_max_s: Seconds = 3600.0
     gather_s: Seconds = 5.0  # how long an event waits for others of its payment, where more are expected
     gather_max: Count = 8192  # events that wait at once
+    gather_pause_s: Seconds = 0.5  # what need not wait for events any more waits so long to share a transaction
     sweep: SweepSettings = SweepSettings()
     ask: AskSettings = AskSettings()
     owners: dict[BreakType, str] = Field(

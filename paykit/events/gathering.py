@@ -36,10 +36,14 @@ class Mergeable(Protocol):
 
 
 class Gather(msgspec.Struct, frozen=True):
-    """How long a command waits for others of its key, and how many are held at once; beyond it the oldest go first."""
+    """How long a command waits for others of its key, and how many are held at once; beyond it the oldest go first.
+
+    What is ready waits up to ``pause_s`` more for others that are: they share a transaction.
+    """
 
     hold_s: float
     held_max: int
+    pause_s: float = 0.0
 
 
 class _Held:
@@ -60,6 +64,7 @@ class Gatherer:
         self._run = run
         self._gather = gather
         self._held: dict[tuple[str, str], _Held] = {}  # in the order in which they are due
+        self._ready: list[_Held] = []  # for the next transaction
         self._count = 0  # commands held
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -77,8 +82,10 @@ class Gatherer:
         done: asyncio.Future[None] = loop.create_future()
         held.parts.append((command, done))
         self._count += 1
-        if held.command.is_whole or self._is_draining:
+        if self._is_draining:
             self._release(key)
+        elif held.command.is_whole:
+            self._make_ready(key)
         while self._count > self._gather.held_max:
             self._release(next(iter(self._held)))
         if self._timer is None and self._held:
@@ -88,8 +95,22 @@ class Gatherer:
     def drain(self) -> None:
         """Carries out what is held, and from now on everything at once."""
         self._is_draining = True
+        self._release_ready()
         while self._held:
             self._release(next(iter(self._held)))
+
+    def _make_ready(self, key: tuple[str, str]) -> None:
+        if not self._gather.pause_s:
+            self._release(key)
+            return
+        if not self._ready:
+            asyncio.get_running_loop().call_later(self._gather.pause_s, self._release_ready)
+        self._ready.append(self._held.pop(key))
+
+    def _release_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for held in ready:
+            self._start(held)
 
     def _wait(self) -> None:
         first = next(iter(self._held.values()))
@@ -97,16 +118,18 @@ class Gatherer:
 
     def _release_due(self) -> None:
         self._timer = None
-        now_s = asyncio.get_running_loop().time()
+        until_s = asyncio.get_running_loop().time() + self._gather.pause_s
         while self._held:
             key, held = next(iter(self._held.items()))
-            if held.due_s > now_s:
+            if held.due_s > until_s:
                 self._wait()
                 return
             self._release(key)
 
     def _release(self, key: tuple[str, str]) -> None:
-        held = self._held.pop(key)
+        self._start(self._held.pop(key))
+
+    def _start(self, held: _Held) -> None:
         self._count -= len(held.parts)
         # A context of its own: it is carried out for several messages.
         task = asyncio.get_running_loop().create_task(self._carry_out(held), context=contextvars.Context())

@@ -101,6 +101,7 @@ async def recon(tmp_path: Path, world: Neighbours, window_s: float, gather_s: fl
         shards=shards,
         window_s=window_s,
         gather_s=gather_s,
+        gather_pause_s=0.01,
         ask=AskSettings(delay_s=0.1),
         timers=TimerSettings(interval_s=0.05),
     )

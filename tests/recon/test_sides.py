@@ -36,6 +36,7 @@ _records = st.builds(
     st.sampled_from([700, 900]),
     st.sampled_from([300, 500]),
     st.integers(-2, 2),
+    st.just(7),
 )
 _heard = st.lists(st.tuples(st.one_of(_facts, _records), st.integers(1000, 5000)), min_size=1, max_size=8)
 

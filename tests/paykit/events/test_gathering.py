@@ -106,6 +106,22 @@ async def test_what_is_whole_does_not_wait() -> None:
     assert ran.names == [{"a", "b"}]
 
 
+async def test_what_is_whole_waits_for_others_that_are_to_be_carried_out_at_the_same_time() -> None:
+    ran, one, other = Ran(), new_wait_id(SLOT), new_wait_id(SLOT)
+    gatherer = Gatherer(ran, Gather(3600, 100, pause_s=0.05))
+    first = asyncio.create_task(gatherer.run(enders(one, "a", whole=1)))
+    await asyncio.sleep(0)
+    assert ran.names == []
+    async with asyncio.timeout(20):
+        await asyncio.gather(first, gatherer.run(enders(other, "b", whole=1)))
+    assert ran.names == [{"a"}, {"b"}]
+    waiting = asyncio.create_task(gatherer.run(enders(one, "c", whole=1)))
+    await asyncio.sleep(0)
+    gatherer.drain()
+    await waiting
+    assert ran.names[-1] == {"c"}
+
+
 async def test_no_more_than_the_bound_is_held_and_the_oldest_goes_first() -> None:
     ran = Ran()
     gatherer = Gatherer(ran, Gather(3600, 2))
