@@ -90,3 +90,14 @@ def time_ms_in(id_: str) -> int:
         value = (value << 5) | _VALUE[char]
     # Ten characters hold bits 80 to 129; the time begins at bit 82.
     return value >> 2
+
+
+def random_bits_in(id_: str) -> int:
+    """The 72 bits of an id that are neither time nor slot."""
+    if not is_id(id_):
+        raise ValueError(f"not an id: {id_[:40]!r}")
+    value = 0
+    for char in id_[15:]:
+        value = (value << 5) | _VALUE[char]
+    # Fifteen characters hold bits 0 to 74.
+    return value & ((1 << _RANDOM_BITS) - 1)

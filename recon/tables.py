@@ -153,7 +153,7 @@ class Statement(Row, frozen=True, kw_only=True):
     replaces_id: Id  # the one it corrects; empty where it corrects none
     replaced_by_id: Id
     revision: Small  # how many corrections came before it; part of the ids of its lines
-    matched_slot: Small  # up to which its lines are matched; -1 at first
+    matched_ref: Id  # up to which its lines are matched, in the order of what they name; empty at first
     due_at_ms: Millis | None  # when it is somebody else's to go on with, or what is missing here is looked for again
     context: Blob  # paykit.context.pack
     created_at_ms: Millis
@@ -177,7 +177,7 @@ class StatementBalance(Row, frozen=True, kw_only=True):
 @mapped(
     metadata,
     "statement_line",
-    index=[("statement_id", "slot", "match_ref"), ("match_ref",), ("business_date", "channel")],
+    index=[("statement_id", "match_ref"), ("match_ref",), ("business_date", "channel")],
 )
 class StatementLine(Row, frozen=True, kw_only=True):
     """One line of a statement ("stl_…"), on the slot of the order that it names.

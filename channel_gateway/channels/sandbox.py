@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Literal
 
-import aiohttp
 import msgspec
 import structlog
+from yarl import URL
 
 from channel_gateway.channel_order import ProviderResult, ResultStatus
 from channel_gateway.channel_settings import ChannelSettings, ProviderAccountSettings
@@ -20,6 +21,7 @@ from channel_gateway.channels.base import (
     StatementUnreadable,
     WithoutStatements,
 )
+from channel_gateway.channels.http_caller import HttpCaller, Unanswered
 from channel_gateway.channels.sandbox_settings import SandboxChannelSettings
 from channel_gateway.signature import HEADER, verify
 from channel_gateway.tables import ChannelOrder
@@ -41,7 +43,6 @@ _REFUSED = ProviderResult(status=ResultStatus.FAILED, failure_reason=PROVIDER_RE
 # By the provider's contract nothing was done: the key is not accepted, or there were too many calls.
 _DONE_NOTHING = frozenset({401, 403, 429})
 _MAINTENANCE = (503, "maintenance")  # the same: nobody is there to do anything
-_STATEMENT_PATIENCE_S = 60.0  # between two pieces of a statement
 _STATUS = {
     "succeeded": ResultStatus.SUCCEEDED,
     "failed": ResultStatus.FAILED,
@@ -102,27 +103,17 @@ class SandboxChannel(WithoutStatements):
         if settings.statement_format is not None:
             self.statement_format = settings.statement_format
         self._livemode = livemode
-        self._settings = settings
+        self._tolerance_s = settings.notification_tolerance_s
         self._url = account.base_url.rstrip("/")
-        self._authorization = f"Bearer {account.api_key.read()}"
+        self._headers = {"Authorization": f"Bearer {account.api_key.read()}", "Content-Type": _JSON}
         self._keys = {key_id: secret.read().encode() for key_id, secret in account.notification_keys.items()}
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpCaller(settings, ANSWER_BYTES_MAX)
 
     async def start(self) -> None:
-        settings = self._settings
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.max_in_flight, keepalive_timeout=60),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout_s, sock_connect=settings.connect_timeout_s),
-            headers={"Authorization": self._authorization, "Content-Type": _JSON, "Accept-Encoding": "identity"},
-            auto_decompress=False,  # a small answer must not unfold into a large one
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
+        await self._http.start()
 
     async def stop(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._http.stop()
 
     async def charge(self, order: ChannelOrder) -> ProviderResult:
         return await self._send("/v1/charges", order, {"token": order.token})
@@ -150,8 +141,8 @@ class SandboxChannel(WithoutStatements):
     async def query(self, order: ChannelOrder) -> ProviderResult:
         try:
             status, answer = await self._exchange("GET", f"/v1/orders/{order.id}", None, {})
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.info("channel_query_unanswered", channel=self.name, channel_order_id=order.id, error=_name(error))
+        except Unanswered as error:
+            log.info("channel_query_unanswered", channel=self.name, channel_order_id=order.id, error=str(error))
             return _UNKNOWN
         if status == 404 and _error_code(answer) == "not_found":
             return _NOT_FOUND
@@ -161,13 +152,10 @@ class SandboxChannel(WithoutStatements):
         body = _encode({"reference": order.id, "amount_minor": order.amount_minor, "currency": order.currency, **extra})
         try:
             status, answer = await self._exchange("POST", path, body, {"Idempotency-Key": order.id})
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            # No connection was made, so no byte of the order has left.
-            log.warning("channel_unreachable", channel=self.name, channel_order_id=order.id, error=_name(error))
-            return _NOT_SENT
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            log.warning("channel_unanswered", channel=self.name, channel_order_id=order.id, error=_name(error))
-            return _UNKNOWN
+        except Unanswered as error:
+            event = "channel_unanswered" if error.may_be_sent else "channel_unreachable"
+            log.warning(event, channel=self.name, channel_order_id=order.id, error=str(error))
+            return _UNKNOWN if error.may_be_sent else _NOT_SENT
         if status in _DONE_NOTHING or (status, _error_code(answer)) == _MAINTENANCE:
             log.error("channel_not_accepting", channel=self.name, channel_order_id=order.id, http_status=status)
             return _NOT_SENT
@@ -177,18 +165,10 @@ class SandboxChannel(WithoutStatements):
         return self._result(status, answer, order)
 
     async def _exchange(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        assert self._session is not None, "the channel is not started"
-        async with self._session.request(
-            method, self._url + path, data=body, headers=headers, allow_redirects=False
-        ) as response:
-            length = response.content_length
-            if response.status == 200 and response.content_type != _JSON:
-                response.close()
-                raise aiohttp.ClientPayloadError("answer of another type than was agreed")
-            if length is None or length > ANSWER_BYTES_MAX:
-                response.close()
-                raise aiohttp.ClientPayloadError("answer without a length, or too long")
-            return response.status, await response.read()
+        answer = await self._http.call(method, URL(self._url + path, encoded=True), self._headers | headers, body)
+        if answer.status == 200 and not answer.headers.get("Content-Type", "").startswith(_JSON):
+            raise Unanswered("AnswerOfAnotherType", may_be_sent=True)
+        return answer.status, answer.body
 
     def _result(self, status: int, answer: bytes, order: ChannelOrder) -> ProviderResult:
         if status != 200:
@@ -204,24 +184,21 @@ class SandboxChannel(WithoutStatements):
         return _as_result(said)
 
     async def statement(self, date: datetime.date) -> AsyncGenerator[bytes, None]:
-        assert self._session is not None, "the channel is not started"
-        url = f"{self._url}/v1/statements/{date.isoformat()}"
-        patience = aiohttp.ClientTimeout(sock_connect=self._settings.connect_timeout_s, sock_read=_STATEMENT_PATIENCE_S)
+        url = URL(f"{self._url}/v1/statements/{date.isoformat()}?format={self.statement_format}", encoded=True)
         try:
-            async with self._session.get(
-                url, params={"format": self.statement_format or ""}, allow_redirects=False, timeout=patience
-            ) as response:
-                if response.status == 404:
-                    raise StatementNotReady
-                if response.status != 200:
-                    raise StatementUnreadable(f"answered with {response.status}")
-                async for piece in response.content.iter_any():
-                    yield piece
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise StatementUnreadable(_name(error)) from None
+            async with contextlib.aclosing(self._http.stream(url, self._headers)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, bytes):
+                        yield piece
+                    elif piece == 404:
+                        raise StatementNotReady
+                    elif piece != 200:
+                        raise StatementUnreadable(f"answered with {piece}")
+        except Unanswered as error:
+            raise StatementUnreadable(str(error)) from None
 
     def read_notification(self, body: bytes, headers: Mapping[str, str], now_s: float) -> ReceivedNotification:
-        verify(headers.get(HEADER, ""), body, self._keys, now_s, self._settings.notification_tolerance_s)
+        verify(headers.get(HEADER, ""), body, self._keys, now_s, self._tolerance_s)
         try:
             notification = _decode_notification(body)
         except _UNREADABLE:
@@ -257,7 +234,3 @@ def _error_code(answer: bytes) -> str:
     except _UNREADABLE:
         return ""
     return code if _CODE.fullmatch(code) else ""
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__

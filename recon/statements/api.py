@@ -92,25 +92,22 @@ class StatementService(statement_service_pb2_grpc.StatementServiceServicer):
         statement_id = fields.id("statement_id", request.statement_id, "stm")
         page_size = fields.page_size(request.page_size)
         scope = f"recon.lines/{statement_id}/{request.only_differing}"
-        after = fields.page_token(request.page_token, scope, tuple[int, str, str])
+        after = fields.page_token(request.page_token, scope, tuple[str, str])
         fields.raise_if_any()
         shadow = current().shadow
         statement = await queries.statement_of(self._store, statement_id, shadow)
         c = _line.c
-        wanted = (
-            select(_line).where(c.statement_id == statement_id).order_by(c.slot, c.match_ref, c.id).limit(page_size + 1)
-        )
+        wanted = select(_line).where(c.statement_id == statement_id).order_by(c.match_ref, c.id).limit(page_size + 1)
         if request.only_differing:
             wanted = wanted.where(c.difference != "")
         if after is not None:
-            slot, ref, id_ = after
-            beyond = or_(c.match_ref > ref, and_(c.match_ref == ref, c.id > id_))
-            wanted = wanted.where(or_(c.slot > slot, and_(c.slot == slot, beyond)))
+            ref, id_ = after
+            wanted = wanted.where(or_(c.match_ref > ref, and_(c.match_ref == ref, c.id > id_)))
         rows = await self._store.fetch_everywhere(StatementLine, wanted, shadow=shadow)
-        rows.sort(key=lambda row: (row.slot, row.match_ref, row.id))
+        rows.sort(key=lambda row: (row.match_ref, row.id))
         page = rows[:page_size]
         last = page[-1] if len(rows) > page_size else None
-        token = "" if last is None else encode_page_token(scope, (last.slot, last.match_ref, last.id))
+        token = "" if last is None else encode_page_token(scope, (last.match_ref, last.id))
         is_done = statement.state in (StatementState.DONE, StatementState.REPLACED)
         lines = [views.line_to_proto(row, is_done) for row in page]
         return statement_service_pb2.ListStatementLinesResponse(lines=lines, next_page_token=token)

@@ -120,7 +120,7 @@ class BeginImport(Command[Statement]):
             replaces_id=new.replaces_id,
             replaced_by_id="",
             revision=revision,
-            matched_slot=-1,
+            matched_ref="",
             due_at_ms=work.now_ms + self.lease_ms,
             context=pack(work.context),
             created_at_ms=work.now_ms,
@@ -173,17 +173,17 @@ class Renew(OfStatement):
     """Keeps an import that goes on from being taken for one that broke off."""
 
     def __init__(
-        self, origin: Origin, statement: Statement, state: StatementState, lease_ms: int, matched_slot: int = -1
+        self, origin: Origin, statement: Statement, state: StatementState, lease_ms: int, matched_ref: str = ""
     ) -> None:
         super().__init__(origin, statement)
         self.state = state
         self.lease_ms = lease_ms
-        self.matched_slot = matched_slot
+        self.matched_ref = matched_ref
 
     def step(self, work: Work, found: Statement) -> Statement:
         if found.due_at_ms is None or found.due_at_ms <= work.now_ms:
             raise Unavailable(f"the import of {found.id} was silent for too long", reason="IMPORT_TAKEN_OVER")
-        changed = replace(found, due_at_ms=work.now_ms + self.lease_ms, matched_slot=self.matched_slot)
+        changed = replace(found, due_at_ms=work.now_ms + self.lease_ms, matched_ref=self.matched_ref)
         return work.update(changed, audit=False)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, date, datetime
 
-from paykit.ids import SLOT_COUNT, is_id, new_id, slot_in, time_ms_in
+from paykit.ids import SLOT_COUNT, is_id, new_id, random_bits_in, slot_in, time_ms_in
 from recon.statements.judging import ORDER_PREFIX
 from recon.statements.model import Line
 
@@ -45,6 +45,11 @@ def line_id_of(key: bytes, slot: int, match_ref: str, business_date: str, revisi
     time_ms = time_ms_in(match_ref) if match_ref else _day_ms(business_date)
     bits = (int.from_bytes(key[:9], "big") + revision) & _RANDOM_BITS_MASK
     return new_id("stl", slot, time_ms, lambda _: bits)
+
+
+def moved_id(line_id: str, order_id: str) -> str:
+    """The id that a line would have, had it been known to name that order."""
+    return new_id("stl", slot_in(order_id), time_ms_in(order_id), lambda _: random_bits_in(line_id))
 
 
 def _day_ms(day: str) -> int:

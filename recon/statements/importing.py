@@ -11,25 +11,23 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import StrEnum
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 import structlog
-from sqlalchemy import delete
 
-from paykit import context as business
 from paykit.context import BusinessContext
 from paykit.errors import FailedPrecondition, FieldViolation, InvalidArgument, ResourceExhausted
 from paykit.ids import new_id
 from paykit.store.command import Origin
 from paykit.store.store import Store
 from recon.rules import Rules
-from recon.statements import identity, queries
+from recon.statements import identity, metrics, queries
+from recon.statements.abandoning import abandon_quietly
 from recon.statements.checks import Checker, Told
 from recon.statements.commands import (
     IMPORT_RUNNING,
-    Abandon,
     BeginImport,
     MarkStored,
     NewStatement,
@@ -45,14 +43,12 @@ from recon.statements.settings import ChannelStatements, StatementsSettings
 from recon.statements.settling import Judged
 from recon.statements.spool import LineSpool, Placed, Upload
 from recon.statements.states import StatementState
-from recon.tables import Statement, StatementLine
+from recon.tables import Statement
 
 STATEMENT_INVALID = "STATEMENT_INVALID"
 
 _TELL_EVERY_S = 1.0
 _LOOK_UP = 500  # references of one statement
-_DELETE = 1_000  # lines of one statement
-_LINES_AT_ONCE = 4_000  # taken off the thread
 _COMMIT_S = 12.0  # how long before its lease ends an import stores nothing any more: a transaction may last so long
 
 log = structlog.get_logger(__name__)
@@ -124,8 +120,19 @@ class Importer:
         reader_of(format_, channel, header.channel)
         with self._place(), self._folder() as folder:
             work = _Import(self._store, self._settings, self._matcher, header, channel, format_, folder)
-            async for progress in work.run(chunks):
-                yield progress
+            # A name that no settings know may be anything: it must not become a label.
+            labels = (header.context.mode, header.channel if header.channel in self._settings.channels else "other")
+            outcome = "failed"
+            try:
+                async for progress in work.run(chunks):
+                    outcome = "failed" if progress.statement is None else "known" if progress.was_known else "done"
+                    yield progress
+            except InvalidArgument:
+                outcome = "refused"
+                raise
+            finally:
+                metrics.IMPORTS.labels(*labels, outcome).inc()
+                metrics.LINES.labels(*labels).inc(work.new_lines)
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -163,6 +170,7 @@ class _Import:
         self._statement_id = new_id("stm", slot_of_channel(header.channel), store.clock.now_ms())
         self._progress = Progress()
         self._workshop = Workshop()
+        self.new_lines = 0
 
     async def run(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Progress]:
         """See Importer.run."""
@@ -299,12 +307,13 @@ class _Import:
             counts = await _Storing(self._store, self._settings, self._context, self._workshop, self._progress).run(
                 statement, spool
             )
+            self.new_lines = counts.new
             origin = Origin.timer(self._context)
             mark = MarkStored(origin, statement, counts.new, counts.known + doubled, self._lease_ms)
             return await run_patiently(self._store, mark)
         except BaseException as error:
             log.warning("statement_import_broke_off", statement_id=statement.id, error_type=type(error).__name__)
-            await asyncio.shield(_quietly_abandon(self._store, statement))
+            await asyncio.shield(abandon_quietly(self._store, statement))
             raise
 
 
@@ -334,12 +343,12 @@ class _Storing:
         revision_max = await queries.revision_max(self._store, statement.channel, self._context.mode)
         lines = spool.in_order()
         renewed_s = loop.time()
-        async with Window(self._settings.slots_at_once) as window:
-            while page := await self._workshop.run(lambda: list(islice(lines, _LINES_AT_ONCE))):
-                if loop.time() - renewed_s > self._settings.lease_s / 4:
-                    statement = await self._renew(statement)
-                    renewed_s = loop.time()
+        async with Window(self._settings.commands_at_once) as window:
+            while page := await self._workshop.run(lambda: list(islice(lines, self._settings.lines_per_page))):
                 for part in parts_of(page, self._settings.lines_per_command):
+                    if loop.time() - renewed_s > self._settings.lease_s / 4:
+                        statement = await self._renew(statement)
+                        renewed_s = loop.time()
                     await window.start(self._store_part(statement, part, revision_max))
         return self._counts
 
@@ -360,27 +369,13 @@ class _Storing:
 
 
 def parts_of(page: Sequence[Placed], limit: int) -> Iterator[list[Placed]]:
-    """Lines that lie in order, divided by slot and into parts of at most ``limit``."""
-    for _, some in groupby(page, key=lambda placed: placed.slot):
-        while part := list(islice(some, limit)):
-            yield part
-
-
-async def abandon(store: Store, statement: Statement) -> None:
-    """Takes away what an import stored that broke off, and gives the file free. It must not be under way any more."""
-    context = business.unpack(statement.context)
-    table = StatementLine.__table__
-    for shard in store.shards(context.mode):
-        while ids := await queries.line_ids(store, context.mode, shard, statement.id, _DELETE):
-            await store.housekeep(context.mode, shard, delete(table).where(table.c.id.in_(ids)))
-    await run_patiently(store, Abandon(Origin.timer(context), statement))
-
-
-async def _quietly_abandon(store: Store, statement: Statement) -> None:
-    try:
-        await abandon(store, statement)
-    except Exception as error:  # the timer does it once the lease has ended
-        log.warning("statement_not_abandoned", statement_id=statement.id, error_type=type(error).__name__)
+    """Lines divided by slot, and into parts of at most ``limit``."""
+    by_slot: dict[int, list[Placed]] = {}
+    for placed in page:
+        by_slot.setdefault(placed.slot, []).append(placed)
+    for some in by_slot.values():
+        for start in range(0, len(some), limit):
+            yield some[start : start + limit]
 
 
 def invalid(problems: Sequence[Problem]) -> InvalidArgument:

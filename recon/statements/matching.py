@@ -1,4 +1,4 @@
-"""Matching the lines of a stored statement, slot by slot, a page at a time: memory does not grow with the file.
+"""Matching the lines of a stored statement, a page at a time: memory does not grow with the file.
 
 All of it may be done again from wherever it broke off, and by another process: what is settled already stays so.
 """
@@ -11,7 +11,7 @@ from datetime import date, timedelta
 
 from paykit import context as business
 from paykit.context import BusinessContext
-from paykit.ids import SLOT_COUNT, slot_in
+from paykit.ids import slot_in
 from paykit.store.command import Origin
 from paykit.store.store import Store
 from recon.rules import Rules
@@ -20,19 +20,14 @@ from recon.statements.commands import Finish, Recheck, Renew
 from recon.statements.judging import ORDER_PREFIX
 from recon.statements.running import Window, run_patiently
 from recon.statements.settings import StatementsSettings
-from recon.statements.settling import Judged, Settle
+from recon.statements.settling import AdoptLine, Judged, ReleaseLine, Settle
 from recon.statements.states import StatementState
-from recon.tables import Statement
+from recon.tables import Break, Statement
 
-_STRIDE = SLOT_COUNT // 2 + 1  # odd: every slot comes once, and neighbours in the order lie on different shards
 _DAY_MS = 86_400_000
+_ALL = "~"  # sorts behind every id
 
 OnJudged = Callable[[Judged], None]
-
-
-def rank_of(slot: int) -> int:
-    """The place of a slot in the order in which slots are matched; ``Statement.matched_slot`` counts in it."""
-    return slot * _STRIDE % SLOT_COUNT
 
 
 def covered_until(business_date: str, grace_days: int) -> str:
@@ -41,107 +36,157 @@ def covered_until(business_date: str, grace_days: int) -> str:
 
 
 class Matcher:
-    """Matches stored statements."""
+    """Matches stored statements, a page of each shard at a time.
+
+    A page is of orders that follow each other in time, as the tables have them, and is divided by slot: a page by slot
+    would touch rows all over the tables.
+    """
 
     def __init__(self, store: Store, settings: StatementsSettings, rules: Rules) -> None:
-        self._store, self._settings, self._rules = store, settings, rules
+        self.store, self.settings, self._rules = store, settings, rules
 
     async def match(self, statement: Statement, on_judged: OnJudged, until_s: float | None = None) -> Statement:
         """Goes on from where it is, to the end (DONE) or, by the loop's time, ``until_s``; as it is then.
 
         Unavailable IMPORT_TAKEN_OVER where another process goes on with it.
         """
-        loop = asyncio.get_running_loop()
         context = business.unpack(statement.context)
-        ids = [statement.id, *([statement.replaces_id] if statement.replaces_id else [])]
-        slots = sorted(await queries.slots_with_lines(self._store, context.mode, ids), key=rank_of)
-        left = [slot for slot in slots if rank_of(slot) > statement.matched_slot]
-        group = self._settings.slots_at_once
-        renewed_s = loop.time()
-        for start in range(0, len(left), group):
-            part = left[start : start + group]
-            async with Window(group) as window:
-                for slot in part:
-                    await window.start(self._match_slot(context, statement, ids, slot, on_judged))
-            is_over = until_s is not None and loop.time() >= until_s
-            if is_over or loop.time() - renewed_s > self._settings.lease_s / 4:
-                statement = await self._renew(context, statement, rank_of(part[-1]), is_over)
-                renewed_s = loop.time()
-            if is_over:
-                return statement
-        statement = await self._renew(context, statement, SLOT_COUNT, False)
+        work = _Matching(self, context, statement, on_judged, until_s)
+        async with Window(len(self.store.shards(context.mode))) as window:
+            for shard in self.store.shards(context.mode):
+                await window.start(work.of_shard(shard))
+        if work.is_over:
+            return await work.renew(lease_ms=0)
+        await work.renew()
         await self._settle_missing(context, statement, on_judged)
-        finish = Finish(Origin.timer(context), statement, int(self._settings.recheck_s * 1000))
-        return await run_patiently(self._store, finish)
+        finish = Finish(Origin.timer(context), statement, int(self.settings.recheck_s * 1000))
+        return await run_patiently(self.store, finish)
 
-    async def _renew(self, context: BusinessContext, statement: Statement, rank: int, is_over: bool) -> Statement:
-        lease_ms = 0 if is_over else int(self._settings.lease_s * 1000)
-        renew = Renew(Origin.timer(context), statement, StatementState.MATCHING, lease_ms, rank)
-        return await run_patiently(self._store, renew)
-
-    async def _match_slot(
-        self, context: BusinessContext, statement: Statement, ids: Sequence[str], slot: int, on_judged: OnJudged
-    ) -> None:
-        limit, after = self._settings.lines_per_command, ""
-        while True:
-            refs = await queries.refs_of_slot(self._store, context.mode, ids, slot, after, limit)
-            if refs:
-                on_judged(await self._settle(context, slot, refs, statement))
-            if len(refs) < limit:
-                return
-            after = refs[-1]
-
-    async def _settle(
+    async def settle(
         self, context: BusinessContext, slot: int, refs: Sequence[str], statement: Statement, until: str = ""
     ) -> Judged:
+        """Judges orders of one slot, and lines that name none."""
         command = Settle(
             Origin.timer(context),
             slot,
             refs,
             self._rules,
-            self._settings.grace_days,
+            self.settings.grace_days,
             channel=statement.channel,
             replaces_id=statement.replaces_id,
             covered_until=until,
         )
-        return await run_patiently(self._store, command)
+        return await run_patiently(self.store, command)
 
     async def _settle_missing(self, context: BusinessContext, statement: Statement, on_judged: OnJudged) -> None:
         """Orders that should have been on a statement by now, and of which none has said anything."""
-        until = covered_until(statement.business_date, self._settings.grace_days)
-        limit = self._settings.lines_per_command
-        for shard in self._store.shards(context.mode):
+        until = covered_until(statement.business_date, self.settings.grace_days)
+        limit = self.settings.lines_per_command
+        for shard in self.store.shards(context.mode):
             after = ("", "")
             while True:
                 page = await queries.unsettled_orders(
-                    self._store, context.mode, shard, statement.channel, until, after, limit
+                    self.store, context.mode, shard, statement.channel, until, after, limit
                 )
                 for slot, refs in by_slot(id_ for _, id_ in page).items():
-                    on_judged(await self._settle(context, slot, refs, statement, until))
+                    on_judged(await self.settle(context, slot, refs, statement, until))
                 if len(page) < limit:
                     break
                 after = page[-1]
 
     async def recheck(self, statement: Statement, now_ms: int) -> None:
-        """Judges anew what lines of the channel name and was not here: it may have been recorded since."""
+        """Judges anew the lines of the channel whose orders were not here: they may have been recorded since."""
         context = business.unpack(statement.context)
-        limit = self._settings.lines_per_command
+        limit = self.settings.lines_per_command
         is_left = False
-        for shard in self._store.shards(context.mode):
+        for shard in self.store.shards(context.mode):
             after = ""
             while True:
-                page = await queries.missing_here(self._store, context.mode, shard, statement.channel, after, limit)
+                page = await queries.orderless(self.store, context.mode, shard, statement.channel, after, limit)
                 is_left = is_left or bool(page)
                 named = (row.channel_order_id for row in page if row.channel_order_id.startswith(ORDER_PREFIX))
                 for slot, refs in by_slot(named).items():
-                    await self._settle(context, slot, refs, statement)
+                    await self.settle(context, slot, refs, statement)
+                await self._explain(context, shard, statement, [row for row in page if not row.channel_order_id])
                 if len(page) < limit:
                     break
                 after = page[-1].id
         age_ms = now_ms - (statement.finished_at_ms or now_ms)
-        again = is_left and age_ms < self._settings.recheck_days * _DAY_MS
-        due_at_ms = now_ms + int(self._settings.recheck_s * 1000) if again else None
-        await run_patiently(self._store, Recheck(Origin.timer(context), statement, due_at_ms))
+        again = is_left and age_ms < self.settings.recheck_days * _DAY_MS
+        due_at_ms = now_ms + int(self.settings.recheck_s * 1000) if again else None
+        await run_patiently(self.store, Recheck(Origin.timer(context), statement, due_at_ms))
+
+    async def _explain(
+        self, context: BusinessContext, shard: str, statement: Statement, breaks: Sequence[Break]
+    ) -> None:
+        """Brings lines to their orders that are known by now by the provider's reference.
+
+        The line is stored anew on the slot of its order before the old one is given up: whatever ends this in between,
+        the next time does the rest.
+        """
+        ids = [row.subject_id for row in breaks if row.subject_id]
+        lines = await queries.lines_by_id(self.store, context.mode, shard, ids) if ids else []
+        references = sorted({line.provider_reference for line in lines if line.provider_reference})
+        found = await queries.orders_by_reference(self.store, references, context.shadow)
+        for line in lines:
+            order_id = queries.best_of(found.get(line.provider_reference, []), line.channel, line)
+            if order_id:
+                origin = Origin.timer(context)
+                await run_patiently(self.store, AdoptLine(origin, line, order_id))
+                await self.settle(context, slot_in(order_id), [order_id], statement)
+                await run_patiently(self.store, ReleaseLine(origin, line.id))
+
+
+class _Matching:
+    """How far one statement is, on every shard."""
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        context: BusinessContext,
+        statement: Statement,
+        on_judged: OnJudged,
+        until_s: float | None,
+    ) -> None:
+        self._matcher, self._context, self._statement = matcher, context, statement
+        self._on_judged, self._until_s = on_judged, until_s
+        self._after = dict.fromkeys(matcher.store.shards(context.mode), statement.matched_ref)
+        self._time_s = asyncio.get_running_loop().time
+        self._renewed_s = self._time_s()
+        self._turn = asyncio.Lock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time is over before all is matched."""
+        is_late = self._until_s is not None and self._time_s() >= self._until_s
+        return is_late and any(after != _ALL for after in self._after.values())
+
+    async def of_shard(self, shard: str) -> None:
+        """Matches what lies on one shard."""
+        store, settings = self._matcher.store, self._matcher.settings
+        replaced = [self._statement.replaces_id] if self._statement.replaces_id else []
+        ids, limit = [self._statement.id, *replaced], settings.lines_per_page
+        while self._after[shard] != _ALL and not self.is_over:
+            refs = await queries.refs_of_shard(store, self._context.mode, shard, ids, self._after[shard], limit)
+            async with Window(settings.commands_at_once) as window:
+                for slot, some in by_slot(refs).items():
+                    for start in range(0, len(some), settings.lines_per_command):
+                        if self._time_s() - self._renewed_s > settings.lease_s / 4:
+                            await self.renew()
+                        await window.start(self._settle(slot, some[start : start + settings.lines_per_command]))
+            self._after[shard] = refs[-1] if len(refs) == limit else _ALL
+
+    async def _settle(self, slot: int, refs: Sequence[str]) -> None:
+        self._on_judged(await self._matcher.settle(self._context, slot, refs, self._statement))
+
+    async def renew(self, lease_ms: int | None = None) -> Statement:
+        """Notes how far it is; ``lease_ms`` 0: anybody may go on."""
+        lease_ms = int(self._matcher.settings.lease_s * 1000) if lease_ms is None else lease_ms
+        async with self._turn:
+            self._renewed_s = self._time_s()
+            after = min(self._after.values())
+            renew = Renew(Origin.timer(self._context), self._statement, StatementState.MATCHING, lease_ms, after)
+            return await run_patiently(self._matcher.store, renew)
 
 
 def by_slot(ids: Iterable[str]) -> dict[int, list[str]]:

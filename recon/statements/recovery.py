@@ -9,8 +9,8 @@ from paykit.context import current
 from paykit.store.command import Origin
 from paykit.store.store import Store
 from recon.rules import Rules
+from recon.statements.abandoning import abandon
 from recon.statements.commands import Claim
-from recon.statements.importing import abandon
 from recon.statements.matching import Matcher
 from recon.statements.running import run_patiently
 from recon.statements.settings import StatementsSettings

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec.structs import replace
 
+from paykit.ids import slot_in
 from paykit.money import format_minor, is_currency
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
 from recon.breaks import Subject, close_break, open_break
 from recon.matching import BreakState, BreakType, CloseReason, MatchKind, match_key
 from recon.rules import Rules
-from recon.statements import judging
+from recon.statements import identity, judging
 from recon.statements.judging import ORDER_PREFIX, Judgement, LineState, Settlement
 from recon.statements.model import LineKind
 from recon.tables import Break, RecordedOrder, StatementLine
@@ -75,6 +76,49 @@ class Settle(Command[Judged]):
             opened += done.opened
             closed += done.closed
         return Judged(lines, opened, closed)
+
+
+class AdoptLine(Command[None]):
+    """Stores a line, which named no order that was known, on the slot of the order that it is now known to name."""
+
+    def __init__(self, origin: Origin, line: StatementLine, order_id: str) -> None:
+        super().__init__(slot_in(order_id), origin)
+        self.line = line
+        self.order_id = order_id
+        self.id = identity.moved_id(line.id, order_id)
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(StatementLine, self.id)
+
+    def decide(self, work: Work) -> None:
+        if work.get(StatementLine, self.id) is None:
+            moved = replace(
+                self.line, id=self.id, slot=self.slot, version=1, match_ref=self.order_id, difference="", break_id=None
+            )
+            work.insert(moved, audit=False)
+
+
+class ReleaseLine(Command[None]):
+    """Gives up a line that was adopted elsewhere, and closes its break."""
+
+    def __init__(self, origin: Origin, line_id: str) -> None:
+        super().__init__(slot_in(line_id), origin)
+        self.line_id = line_id
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield key(StatementLine, self.line_id)
+        line = rows.get(StatementLine, self.line_id)
+        if line is not None and line.break_id is not None:
+            yield key(Break, line.break_id)
+
+    def decide(self, work: Work) -> None:
+        line = work.get(StatementLine, self.line_id)
+        if line is None or line.state != LineState.CURRENT:
+            return
+        work.update(replace(line, state=LineState.REPLACED.value), audit=False)
+        found = work.get(Break, line.break_id) if line.break_id is not None else None
+        if found is not None and found.state == BreakState.OPEN:
+            close_break(work, found, CloseReason.LATE_MATCH.value)
 
 
 class _Case:

@@ -29,7 +29,9 @@ _TRANSFERS = frozenset(
 _FEES = frozenset(
     {"stripe_fee", "stripe_fx_fee", "tax_fee", "network_cost", "application_fee", "application_fee_refund"}
 )
-_REVERSALS = frozenset({"refund_failure", "payment_failure_refund", "payment_reversal"})
+_REVERSALS = frozenset(
+    {"refund_failure", "payment_failure_refund", "payment_reversal", "payout_cancel", "payout_failure"}
+)
 
 
 class _Source(msgspec.Struct):

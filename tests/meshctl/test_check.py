@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import pytest_asyncio
 import tomli_w
@@ -229,6 +230,8 @@ def _plain(settings: MeshSettings) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items() if item is not None}
+        if isinstance(value, msgspec.Struct):
+            return plain(msgspec.to_builtins(value))
         if isinstance(value, list | tuple | set | frozenset):
             return sorted(plain(item) for item in value) if isinstance(value, set | frozenset) else [*map(plain, value)]
         if hasattr(value, "get_secret_value"):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paykit.ids import ID_LENGTH, SLOT_COUNT, first_id, is_id, new_id, slot_in, slot_of, time_ms_in
+from paykit.ids import ID_LENGTH, SLOT_COUNT, first_id, is_id, new_id, random_bits_in, slot_in, slot_of, time_ms_in
 
 times = st.integers(0, 2**48 - 1)
 slots = st.integers(0, SLOT_COUNT - 1)
@@ -20,6 +20,11 @@ def test_gives_back_the_slot_and_the_time_it_was_minted_with(slot: int, now_ms: 
     assert is_id(id_, "pay")
     assert not is_id(id_, "trd")
     assert len(id_) == ID_LENGTH
+
+
+@given(slots, times, st.integers(0, 2**72 - 1))
+def test_gives_back_what_made_it_differ(slot: int, now_ms: int, bits: int) -> None:
+    assert random_bits_in(new_id("stl", slot, now_ms, lambda _: bits)) == bits
 
 
 @given(slots, slots, times, times)

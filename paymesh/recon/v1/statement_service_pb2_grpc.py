@@ -84,7 +84,7 @@ class StatementServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListStatementLines(self, request, context):
-        """The lines of a statement, by slot and order.
+        """The lines of a statement, by the order that they name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class StatementServiceStub:
     ListStatements: _grpc.UnaryUnaryMultiCallable[_statement_service_pb2.ListStatementsRequest, _statement_service_pb2.ListStatementsResponse]
     """Statements, newest first."""
     ListStatementLines: _grpc.UnaryUnaryMultiCallable[_statement_service_pb2.ListStatementLinesRequest, _statement_service_pb2.ListStatementLinesResponse]
-    """The lines of a statement, by slot and order."""
+    """The lines of a statement, by the order that they name."""
 
 @_typing.type_check_only
 class StatementServiceAsyncStub(StatementServiceStub):
@@ -58,7 +58,7 @@ class StatementServiceAsyncStub(StatementServiceStub):
     ListStatements: _aio.UnaryUnaryMultiCallable[_statement_service_pb2.ListStatementsRequest, _statement_service_pb2.ListStatementsResponse]  # type: ignore[assignment]
     """Statements, newest first."""
     ListStatementLines: _aio.UnaryUnaryMultiCallable[_statement_service_pb2.ListStatementLinesRequest, _statement_service_pb2.ListStatementLinesResponse]  # type: ignore[assignment]
-    """The lines of a statement, by slot and order."""
+    """The lines of a statement, by the order that they name."""
 
 class StatementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Providers' statements: imported, and matched with the channel orders."""
@@ -95,6 +95,6 @@ class StatementServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _statement_service_pb2.ListStatementLinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_statement_service_pb2.ListStatementLinesResponse, _abc.Awaitable[_statement_service_pb2.ListStatementLinesResponse]]:
-        """The lines of a statement, by slot and order."""
+        """The lines of a statement, by the order that they name."""
 
 def add_StatementServiceServicer_to_server(servicer: StatementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("replaces_id", ascii_string(32), nullable=False),
         sa.Column("replaced_by_id", ascii_string(32), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("matched_slot", sa.Integer(), nullable=False),
+        sa.Column("matched_ref", ascii_string(32), nullable=False),
         sa.Column("due_at_ms", sa.BigInteger(), nullable=True),
         sa.Column("context", _BLOB, nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
@@ -96,9 +96,7 @@ def upgrade() -> None:
         mysql_engine="InnoDB",
         mysql_charset="utf8mb4",
     )
-    op.create_index(
-        "ix_statement_line_statement_id_slot_match_ref", "statement_line", ["statement_id", "slot", "match_ref"]
-    )
+    op.create_index("ix_statement_line_statement_id_match_ref", "statement_line", ["statement_id", "match_ref"])
     op.create_index("ix_statement_line_match_ref", "statement_line", ["match_ref"])
     op.create_index("ix_statement_line_business_date_channel", "statement_line", ["business_date", "channel"])
     op.create_index(

@@ -78,12 +78,10 @@ COUNTED = (
         (
             (
                 BOOK,
-                """INSERT INTO entry (sequence, account, livemode, kind, reference, idempotency_key,
+                """INSERT INTO entry SELECT 999, 'sandbox_bank_live', livemode, 'void', reference, idempotency_key,
                 body_hash, provider_reference, amount_minor, currency, token, original_reference, outcome, failure_code,
-                settle_at_ms, created_at_ms, moved_minor, is_final)
-                SELECT 999, 'sandbox_bank_live', livemode, 'void', reference, idempotency_key,
-                body_hash, provider_reference, amount_minor, currency, token, original_reference, outcome, failure_code,
-                settle_at_ms, created_at_ms, moved_minor, is_final FROM entry WHERE kind = 'capture' LIMIT 1""",
+                settle_at_ms, created_at_ms, moved_minor, is_final, merchant, said_first,
+                behaviour, times, copy_no FROM entry WHERE kind = 'capture' LIMIT 1""",
             ),
         ),
     ),

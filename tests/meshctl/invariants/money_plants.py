@@ -75,12 +75,10 @@ PROVIDER = (
         (
             (
                 BOOK,
-                """INSERT INTO entry (sequence, account, livemode, kind, reference, idempotency_key,
+                """INSERT INTO entry SELECT 999, 'sandbox_bank_live', livemode, kind, reference, idempotency_key,
                 body_hash, provider_reference, amount_minor, currency, token, original_reference, outcome, failure_code,
-                settle_at_ms, created_at_ms, moved_minor, is_final)
-                SELECT 999, 'sandbox_bank_live', livemode, kind, reference, idempotency_key,
-                body_hash, provider_reference, amount_minor, currency, token, original_reference, outcome, failure_code,
-                settle_at_ms, created_at_ms, moved_minor, is_final FROM entry
+                settle_at_ms, created_at_ms, moved_minor, is_final, merchant, said_first,
+                behaviour, times, copy_no FROM entry
                 WHERE kind = 'charge' AND livemode AND outcome = 'succeeded' LIMIT 1""",
             ),
         ),

@@ -288,6 +288,31 @@ async def test_what_was_missing_here_is_found_when_it_is_recorded_later(
     assert (await statements_in(store))[0].due_at_ms is None
 
 
+async def test_what_nobody_could_explain_goes_to_its_order_when_that_is_recorded_later(
+    store: Store, importer: Importer, clock: ManualClock, tmp_path: Path
+) -> None:
+    late, wrong = order(600, provider_reference="ref-1"), order(3, 70, provider_reference="ref-2")
+    rows = [row("CHARGE", "1", "10.00", "", "ref-1"), row("CHARGE", "2", "0.60", "", "ref-2")]
+    await import_file(importer, csv_file(rows))
+    assert [type_ for type_, _, _ in await open_breaks(store)] == ["UNEXPLAINED", "UNEXPLAINED"]
+    await plant(store, [late, wrong])
+    clock.advance(3_600_000)
+    recovery = Recovery(store, statements(spool_path=tmp_path), rules(), clock)
+    for _ in range(2):  # a second time changes nothing
+        (statement,) = await statements_in(store)
+        with use(mint(0, NOW_MS)):
+            await recovery.fire(statement)
+        assert await open_breaks(store) == [("AMOUNT_MISMATCH", wrong.id, 10)]
+        found = await orders_in(store)
+        assert (found[late.id].settlement, found[wrong.id].settlement) == ("AGREED", "BROKEN")
+    current = [line for line in await lines_in(store) if line.state == "CURRENT"]
+    assert sorted(line.match_ref for line in current) == sorted([late.id, wrong.id])
+    # The same line in another file is known under its order as well.
+    more = await import_file(importer, csv_file([*rows, row("FEE", "3", "-1.00")]))
+    assert more.statement is not None
+    assert (more.statement.line_count, more.statement.known_line_count) == (1, 2)
+
+
 class Stops(Exception):
     """The process ends here."""
 
