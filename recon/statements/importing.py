@@ -48,6 +48,7 @@ from recon.tables import Statement
 STATEMENT_INVALID = "STATEMENT_INVALID"
 
 _TELL_EVERY_S = 1.0
+_LINES_AT_ONCE = 4_000  # taken off the thread
 _LOOK_UP = 500  # references of one statement
 _COMMIT_S = 12.0  # how long before its lease ends an import stores nothing any more: a transaction may last so long
 
@@ -344,7 +345,7 @@ class _Storing:
         lines = spool.in_order()
         renewed_s = loop.time()
         async with Window(self._settings.commands_at_once) as window:
-            while page := await self._workshop.run(lambda: list(islice(lines, self._settings.lines_per_page))):
+            while page := await self._workshop.run(lambda: list(islice(lines, _LINES_AT_ONCE))):
                 for part in parts_of(page, self._settings.lines_per_command):
                     if loop.time() - renewed_s > self._settings.lease_s / 4:
                         statement = await self._renew(statement)

@@ -129,7 +129,7 @@ class StatementsSettings(Section):
     bytes_max: Annotated[int, Field(ge=1)] = 4 * 2**30  # of one file
     imports_max: Annotated[int, Field(ge=1, le=64)] = 2  # files under way at once in a process
     spool_path: Path | None = None  # where files lie while they are read; left out: the system's folder for such
-    lines_per_page: Annotated[int, Field(ge=1, le=200_000)] = 40_000  # taken at a time, and divided by slot
+    lines_per_page: Annotated[int, Field(ge=1, le=200_000)] = 40_000  # matched at a time on a shard
     lines_per_command: Annotated[int, Field(ge=1, le=2000)] = 500  # of one slot
     commands_at_once: Annotated[int, Field(ge=1, le=128)] = 16  # of one shard, or of all while lines are stored
     lease_s: Seconds = 60.0  # an import that has not moved for so long is another process's to end

@@ -46,8 +46,7 @@ _UNPLACED = (
     "SELECT rowid, key, provider_reference, body FROM line WHERE slot IS NULL AND rowid > ? ORDER BY rowid LIMIT ?"
 )
 _PLACE = "UPDATE line SET slot = ?, match_ref = ? WHERE rowid = ?"
-# By order, and so by time: what lies together in the tables is written, and later read, together.
-_IN_ORDER = "SELECT slot, match_ref, key, body FROM line ORDER BY match_ref, line_no"
+_IN_ORDER = "SELECT slot, match_ref, key, body FROM line ORDER BY slot, match_ref, line_no"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Line).decode
@@ -170,7 +169,7 @@ class LineSpool:
         self._connection.executemany(_PLACE, places)
 
     def in_order(self) -> Iterator[Placed]:
-        """All lines, by the order that they name."""
+        """All lines by slot: most lines to a command."""
         for slot, match_ref, key, body in self._connection.execute(_IN_ORDER):
             yield Placed(slot, match_ref, key, _decode(body))
 
