@@ -175,7 +175,7 @@ async def test_the_provider_is_asked_where_it_runs(systems: dict[str, Stored], t
     finally:
         await provider.stop()
     assert report.is_clean
-    assert {line.id: line.counted for line in report.lines}["2b"] == 18
+    assert {line.id: line.counted for line in report.lines}["2b"] == 20
 
 
 async def test_a_provider_that_neither_runs_nor_left_a_book_is_an_error(systems: dict[str, Stored]) -> None:

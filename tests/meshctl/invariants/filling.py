@@ -14,6 +14,7 @@ from recon import consumers as recon_consumers
 from tests.meshctl.invariants.mending import mend
 from tests.meshctl.invariants.reading import read_statement
 from tests.meshctl.invariants.small_world import ALICE, BOB, CAROL, LATE, SHOP, SILENT, SmallWorld
+from tests.meshctl.invariants.straying import go_astray
 from trade_core.parts import PartInput
 from trade_core.trade import PayMethod
 from trade_core.types import Tool, TradeType
@@ -45,6 +46,8 @@ async def fill(world: SmallWorld) -> None:
     await world.refund(mixed, 600)
     await world.order(TradeType.PURCHASE, ALICE, 900, card(), shadow=True)
     await mend(world)
+    await world.order(TradeType.PURCHASE, BOB, 450, card(SILENT))
+    await go_astray(world)
     await hold(world)
     await divide(world)
     await surprise(world)

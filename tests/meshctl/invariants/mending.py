@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from sqlalchemy import select
 
+from channel_gateway import compensation_commands
 from pay_core import adjustment_commands
 from pay_core.tables import Payment
 from paykit import compensation
@@ -30,6 +31,7 @@ def consumers(rules: Rules) -> dict[str, Consumer]:
     return {
         "pay_core": compensation.consumer(adjustment_commands.DESK, adjustment_commands.TakeCompensation),
         "trade_core": compensation.consumer(trade_compensation.DESK, trade_compensation.TakeCompensation),
+        "channel_gateway": compensation.consumer(compensation_commands.DESK, compensation_commands.TakeCompensation),
         "recon": repair_due.consumer(rules),
     }
 

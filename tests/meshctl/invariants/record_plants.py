@@ -228,7 +228,13 @@ AUDIT = (
     Plant(
         "an audit row that cannot be read",
         {"8a"},
-        ((RECON, "UPDATE command_record SET changes = '[' WHERE id = (SELECT min(id) FROM command_record)"),),
+        (
+            (
+                RECON,
+                "UPDATE command_record SET changes = '['"
+                " WHERE id = (SELECT min(id) FROM command_record WHERE changes = '[]')",
+            ),
+        ),
     ),
     Plant("an override that nobody has set", {"8e"}, ((CHANNEL, "UPDATE channel_override SET set_by = ''"),)),
     Plant(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.meshctl.invariants.plants import PAY, RECON, TRADE, Plant
+from tests.meshctl.invariants.plants import CHANNEL, PAY, RECON, TRADE, Plant
 
 REPAIRS = (
     Plant(
@@ -99,5 +99,16 @@ REPAIRS = (
         "an opposite journal that is none",
         {"1h", "1n", "9d"},
         ((PAY, "UPDATE adjustment SET kind = 'REVERSE'"),),
+    ),
+    Plant(
+        "a stray charge given back for no repair",
+        {"2d", "9c"},
+        (
+            (
+                CHANNEL,
+                "UPDATE channel_order SET instruction_id = substr(instruction_id, 1, 28) || 'zz'"
+                " WHERE instruction_id LIKE 'rpr_%'",
+            ),
+        ),
     ),
 )

@@ -260,8 +260,8 @@ class SmallWorld:
         waiting = select(table).where(table.c.state == "PENDING")
         for order in await store.fetch_everywhere(ChannelOrder, waiting, shadow=False):
             context = msgspec.structs.replace(business.unpack(order.context), caller="worker")
-            result = await self._provider(msgspec.structs.replace(order, token="tok_ok"), context)
-            policy = self._policy_of(order.channel)
+            result = await self.provider(msgspec.structs.replace(order, token="tok_ok"), context)
+            policy = self.policy_of(order.channel)
             await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.QUERY))
         await self.carry()
         await self._ask_trades()
@@ -342,17 +342,19 @@ class SmallWorld:
             token=request.token,
             original_channel_order_id=request.original_channel_order_id,
         )
-        operations, policy = self._gateway.channels[request.channel].operations, self._policy_of(request.channel)
+        operations, policy = self._gateway.channels[request.channel].operations, self.policy_of(request.channel)
         origin = Origin.rpc(context, "SubmitChannelOrder", request.instruction_id, request.request_id, request)
         order = await store.run(SubmitOrder(origin, submission, operations))
         await store.run(MarkSending(Origin.timer(context), order.id, policy))
-        result = await self._provider(order, context)
+        result = await self.provider(order, context)
         await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.REPLY))
 
-    def _policy_of(self, channel: str) -> ChannelPolicy:
+    def policy_of(self, channel: str) -> ChannelPolicy:
+        """What results of a channel are judged by."""
         return msgspec.structs.replace(self._gateway.channels[channel].policy(), channel=channel)
 
-    async def _provider(self, order: ChannelOrder, context: BusinessContext) -> ProviderResult:
+    async def provider(self, order: ChannelOrder, context: BusinessContext) -> ProviderResult:
+        """What the provider says of an order when it is called."""
         if order.token == SILENT:
             return ProviderResult(status=ResultStatus.UNKNOWN)
         if order.token == LATE:
