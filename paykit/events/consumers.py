@@ -25,6 +25,7 @@ from paykit.store.system import DeadLetter
 ToCommand = Callable[[BusinessContext, str, str, bytes], Command[Any] | None]
 
 _NAME_LENGTH_MAX = 64
+_HANDLE_TIMEOUT_S = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -72,12 +73,15 @@ class ConsumerRunner:
             if not self._store.shards(mode):
                 continue
             for consumer in self._consumers.values():
+                # What is held goes on in time, and the store bounds the rest: a timer for each of the thousands that
+                # wait would cost more than any other part of taking them.
                 subscription = Subscription(
                     consumer=f"{self._store.service}.{consumer.name}",
                     mode=mode,
                     subjects=consumer.subjects,
                     max_deliveries=consumer.max_deliveries,
                     max_in_flight=consumer.max_in_flight,
+                    handle_timeout_s=_HANDLE_TIMEOUT_S if consumer.gather is None else None,
                 )
                 await self._bus.subscribe(subscription, *self._handlers(consumer))
 

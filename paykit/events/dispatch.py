@@ -35,8 +35,11 @@ class Dispatcher:
         """Handles one delivery. None: the message is done with. Otherwise the seconds until it is due again."""
         subscription = self.subscription
         try:
-            async with asyncio.timeout(subscription.handle_timeout_s):
+            if subscription.handle_timeout_s is None:
                 await self._handle(delivery)
+            else:
+                async with asyncio.timeout(subscription.handle_timeout_s):
+                    await self._handle(delivery)
         except Exception as error:
             if not self._is_final(delivery, error):
                 return self._again(delivery, error)

@@ -47,7 +47,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     subjects: tuple[str, ...]
     max_deliveries: int = 10
     max_in_flight: int = 256  # messages handled at once
-    handle_timeout_s: float = 60.0  # a handler slower than this has failed
+    handle_timeout_s: float | None = 60.0  # a handler slower than this has failed; None: it bounds itself
     backoff_s: float = 0.25
     backoff_max_s: float = 30.0
 
