@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,7 @@ from paykit.settings import ShardSettings
 
 BUFFER_POOL_MB = 256
 GROWTH_BUFFER_POOL_MB = 1024  # of each of the two servers, for both sizes
+RECON_HOLDS_S = 8  # more than recon's gather_s and gather_pause_s
 CHECK_TIMEOUT_S = 600
 CPU_MS_MIN = 0.05  # what is less is no part worth a name
 
@@ -338,6 +340,7 @@ def _how(batch: int, callers: int) -> str:
 
 def _check(stack: Stack) -> None:
     """Every invariant over what the load has left behind; LoadFailed where one is violated."""
+    time.sleep(RECON_HOLDS_S)  # what the last payments told is held for as long
     command = [sys.executable, "-m", "meshctl", "check", "--settled", "--config", str(stack.config)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIMEOUT_S)
     if done.returncode != 0:

@@ -129,8 +129,8 @@ class Service:
         log.info("service_stopped", service=self.name)
 
     async def is_idle(self) -> bool:
-        """Whether no message of this service waits to be delivered."""
-        return await self._relay.is_empty()
+        """Whether no message of this service waits to be delivered, nor is held to be taken with others."""
+        return self._consumer_runner.is_empty() and await self._relay.is_empty()
 
     async def _invoke(self, method: str, body: bytes, context: BusinessContext) -> ProtoMessage:
         caller = self.channels.batch(self._services_of_methods[method], method)

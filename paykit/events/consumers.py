@@ -59,6 +59,10 @@ class ConsumerRunner:
             if consumer.gather is not None
         }
 
+    def is_empty(self) -> bool:
+        """Whether no message is held back to be taken with others."""
+        return all(gatherer.is_empty for gatherer in self._gatherers.values())
+
     def drain(self) -> None:
         """Carries out what is held back to be carried out with others, and holds back nothing more."""
         for gatherer in self._gatherers.values():

@@ -92,6 +92,11 @@ class Gatherer:
             self._wait()
         await done
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is held, nor being carried out."""
+        return not (self._held or self._ready or self._running)
+
     def drain(self) -> None:
         """Carries out what is held, and from now on everything at once."""
         self._is_draining = True

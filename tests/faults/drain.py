@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,9 +52,11 @@ async def drain(settings: MeshSettings, timeout_s: float, *, but_in_breaks: bool
         for shard in settings.service(service).shards.values()
     ]
     left: Counter[str] = Counter()
-    quiet_looks = 0
+    recon = settings.recon
+    held_s = 0.0 if recon is None else recon.gather_s + recon.gather_pause_s  # as long as recon may keep an event
+    quiet_looks, wanted = 0, QUIET_LOOKS + math.ceil(held_s / POLL_INTERVAL_S)
     try:
-        while quiet_looks < QUIET_LOOKS:
+        while quiet_looks < wanted:
             if time.monotonic() - started_s > timeout_s:
                 raise StillUnderWay(f"after {timeout_s:g} s: {dict(left)}")
             in_breaks = await _in_open_breaks(databases) if but_in_breaks else frozenset()
