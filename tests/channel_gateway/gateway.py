@@ -20,7 +20,12 @@ from paykit.events.message import Delivery, Subscription
 from paykit.ids import new_id
 from paykit.service import Service
 from paykit.settings import CommonSettings, ShardSettings
-from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
+from paymesh.channel.v1 import (
+    channel_order_pb2,
+    channel_service_pb2,
+    channel_service_pb2_grpc,
+    doubt_service_pb2_grpc,
+)
 from paymesh.common.v1 import money_pb2
 from paymesh.event.v1 import compensation_pb2, events_pb2
 from paymesh.ops.v1 import compensation_service_pb2, compensation_service_pb2_grpc
@@ -41,6 +46,7 @@ from tests.channel_gateway.provider import (
 from tests.schema import make_schema
 
 SLOT = 7
+CHANNEL_B, CARD_B_KEY, CARD_B_SIGNING = "sandbox_card_b", "card-b-api-secret", "card-b-signing-secret"
 KINDS = {"CHARGE": 1, "REFUND": 2, "PAYOUT": 3, "AUTHORIZE": 4, "CAPTURE": 5, "VOID": 6}
 WAIT_S = 30.0
 _EVENTS: dict[str, Any] = {
@@ -80,6 +86,11 @@ def wallet_settings(base_url: str) -> dict[str, Any]:
     return channel_settings(base_url) | wallet | changes | {"shadow": None}
 
 
+def card_b_settings(base_url: str) -> dict[str, Any]:
+    """A second channel for cards, without a shadow account."""
+    return channel_settings(base_url) | account(base_url, CARD_B_KEY, "b-1", CARD_B_SIGNING) | {"shadow": None}
+
+
 class Gateway:
     """Starts provider and service, calls the service, and collects its events."""
 
@@ -95,14 +106,28 @@ class Gateway:
         self.process = ProviderProcess(folder, url, settle_ms=30, late_ms=300, notification_backoff_ms=30)
         self.notification_url = url
         self.channels: dict[str, Any] = {}  # beside those of the sandbox provider
+        self.second_card = False  # whether there is a second channel for cards: ``CHANNEL_B``
         self.events: list[tuple[str, Any]] = []
         self._arrived = asyncio.Condition()
         self.service: Service
         self.stub: Any
+        self.doubts: Any
 
     def configure(self, **channel: Any) -> None:
         """Changes what the channel's settings will be at the next start of the service."""
         self._channel |= channel
+
+    def add_second_card(self) -> Self:
+        """Another account for cards at the provider, and a channel to it, before anything is started."""
+        self.second_card = True
+        self.process.add_account(
+            CHANNEL_B,
+            api_key=CARD_B_KEY,
+            notification_key_id="b-1",
+            notification_key=CARD_B_SIGNING,
+            notification_url=self.notification_url.replace(CHANNEL, CHANNEL_B),
+        )
+        return self
 
     async def start(self) -> Self:
         """Migrates, then starts all."""
@@ -125,6 +150,7 @@ class Gateway:
                 "channels": {
                     CHANNEL: channel_settings(self.process.url) | self._channel,
                     WALLET: wallet_settings(self.process.url),
+                    **({CHANNEL_B: card_b_settings(self.process.url) | self._channel} if self.second_card else {}),
                     **self.channels,
                 },
             }
@@ -137,6 +163,7 @@ class Gateway:
         await self.service.start()
         self._grpc = grpc.aio.insecure_channel(f"127.0.0.1:{self.service.port}")
         self.stub = channel_service_pb2_grpc.ChannelServiceStub(self._grpc)
+        self.doubts = doubt_service_pb2_grpc.DoubtServiceStub(self._grpc)
 
     async def stop_service(self) -> None:
         """Drains the service."""

@@ -68,6 +68,10 @@ class ProviderProcess:
         """The settings of an account, to be changed before it is started."""
         return self._accounts[name]
 
+    def add_account(self, name: str, **settings: Any) -> None:
+        """Another account, before it is started."""
+        self._accounts[name] = settings
+
     async def start(self) -> Self:
         """Starts it; its port stays the same over restarts."""
         path = self._folder / "sandbox.toml"
