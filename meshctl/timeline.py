@@ -17,7 +17,14 @@ from paykit.ids import is_id
 from paykit.money import format_minor
 from paykit.ops import merged
 from paykit.rpc.channels import Channels
-from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2, channel_service_pb2_grpc
+from paymesh.channel.v1 import (
+    channel_order_pb2,
+    channel_service_pb2,
+    channel_service_pb2_grpc,
+    doubt_pb2,
+    doubt_service_pb2,
+    doubt_service_pb2_grpc,
+)
 from paymesh.common.v1 import money_pb2
 from paymesh.ops.v1 import ops_service_pb2, ops_service_pb2_grpc
 from paymesh.pay.v1 import pay_service_pb2, pay_service_pb2_grpc, payment_pb2
@@ -36,6 +43,7 @@ _ACTION: Any = payment_pb2.InstructionAction
 _MODE: Any = payment_pb2.SettlementMode
 _HELD_FIRST = (payment_pb2.SETTLEMENT_MODE_AUTHORIZE, payment_pb2.SETTLEMENT_MODE_ESCROW)
 _ORDER_KIND: Any = channel_order_pb2.ChannelOrderKind
+_DOUBT_TYPE: Any = doubt_pb2.DoubtType
 _BREAK_TYPE: Any = break_pb2.BreakType
 
 
@@ -169,9 +177,18 @@ async def _channel_order(channels: Channels, id_: str) -> dict[str, str]:
     order = (await stub.GetChannelOrder(request, timeout=ASK_TIMEOUT_S)).channel_order
     kind = _ORDER_KIND.Name(order.kind).removeprefix("CHANNEL_ORDER_KIND_")
     parts = [f"{kind} {_money(order.amount)}", order.channel, order.provider_reference, order.failure_reason]
+    if order.attempt_no > 1:
+        parts.append(f"no. {order.attempt_no}")
     if order.query_count:
         parts.append(f"asked {order.query_count}×")
     return {id_: ", ".join(part for part in parts if part)}
+
+
+async def _doubt(channels: Channels, id_: str) -> dict[str, str]:
+    stub = doubt_service_pb2_grpc.DoubtServiceStub(channels.get("channel_gateway"))
+    found = (await stub.GetDoubt(doubt_service_pb2.GetDoubtRequest(doubt_id=id_), timeout=ASK_TIMEOUT_S)).doubt
+    kind = _DOUBT_TYPE.Name(found.type).removeprefix("DOUBT_TYPE_")
+    return {id_: f"{kind} on {found.channel}, {_money(found.amount)}: {found.evidence}, asked {found.ask_count}×"}
 
 
 async def _break(channels: Channels, id_: str) -> dict[str, str]:
@@ -186,6 +203,7 @@ _READERS: dict[str, Callable[[Channels, str], Awaitable[dict[str, str]]]] = {
     "trd": _trade,
     "pay": _payment,
     "chn": _channel_order,
+    "dbt": _doubt,
     "brk": _break,
 }
 

@@ -7,6 +7,7 @@ from collections import Counter
 from channel_gateway.sandbox.client import BookEntry
 from channel_gateway.tables import ChannelOrder
 from meshctl.invariants.base import Invariant, Tally, is_path
+from meshctl.invariants.strays import Strays
 from meshctl.invariants.world import Slice, grouped
 from pay_core.adjustment import ADJUST
 from pay_core.chart import CHART, POINTS_UNIT, AccountKind
@@ -164,9 +165,11 @@ def outside_mirrors_the_book(world: Slice, tally: Tally) -> None:
         if is_mirrored and instruction is not None and instruction.state == "SUCCEEDED":
             moved = _DIRECTION[order.kind.lower()] * (instruction.moved_minor or instruction.amount_minor)
             tally.sums[world.mode, order.channel, order.currency] += moved
+    strays = Strays(world)
     for entry in world.rows(BookEntry):
         is_told = entry.status == "succeeded" and entry.reference not in disputed
-        if is_told and not _is_under_way(world, entry):
+        # What no payment counts on never came into the ledger, and neither did what gave it back.
+        if is_told and not strays.touches(entry) and not _is_under_way(world, entry):
             known = world.orders.get(entry.reference)
             channel = known.channel if known is not None else world.scope.accounts.get(entry.account, ("", ""))[0]
             tally.sums[world.mode, channel, entry.currency] += _DIRECTION[entry.kind] * entry.amount_minor

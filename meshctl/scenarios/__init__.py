@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshctl.scenarios import holding, orders, parts, refunds, trouble, unwanted
+from meshctl.scenarios import channels, holding, orders, parts, refunds, trouble, unwanted
 from meshctl.scenarios.desk import Desk, Scenario, ScenarioFailed
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -12,6 +12,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *parts.SCENARIOS,
     *unwanted.SCENARIOS,
     *trouble.SCENARIOS,
+    *channels.SCENARIOS,
 )
 
 __all__ = ["SCENARIOS", "Desk", "Scenario", "ScenarioFailed"]

@@ -81,6 +81,7 @@ class Calls:
         payee_id: str = "",
         parts: Sequence[trade_pb2.TradePart] = (),
         merges: Sequence[str] = (),
+        scene: str = "demo",
     ) -> trade_pb2.Trade:
         """A new trade, as the call that made it answered. ``merges``: ids of the trades that it pays."""
         request = trade_service_pb2.CreateTradeRequest(
@@ -88,7 +89,7 @@ class Calls:
             trade_type=trade_pb2.TradeType.ValueType(trade_type),
             buyer_id=buyer_id,
             payee_id=payee_id,
-            scene="demo",
+            scene=scene,
             amount=money(amount_minor),
             pay_methods=pay_methods,
             parts=parts,

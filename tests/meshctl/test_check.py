@@ -21,7 +21,14 @@ from meshctl.settings import SERVICES, MeshSettings
 from paykit.clock import ManualClock, SystemClock
 from paykit.errors import ConfigurationError
 from tests.conftest import MakeDatabases
-from tests.meshctl.invariants import core_plants, money_plants, record_plants, repair_plants, statement_plants
+from tests.meshctl.invariants import (
+    channel_plants,
+    core_plants,
+    money_plants,
+    record_plants,
+    repair_plants,
+    statement_plants,
+)
 from tests.meshctl.invariants.filling import begin, contradict, fill
 from tests.meshctl.invariants.plants import TRADE, Plant
 from tests.meshctl.invariants.small_world import SmallWorld, settings_in
@@ -29,6 +36,7 @@ from tests.meshctl.invariants.small_world import SmallWorld, settings_in
 PLANTS = (
     *money_plants.LEDGER,
     *money_plants.PROVIDER,
+    *channel_plants.CHANNELS,
     *core_plants.KEEPING,
     *core_plants.BOOKS,
     *core_plants.COUNTED,
@@ -175,7 +183,7 @@ async def test_the_provider_is_asked_where_it_runs(systems: dict[str, Stored], t
     finally:
         await provider.stop()
     assert report.is_clean
-    assert {line.id: line.counted for line in report.lines}["2b"] == 20
+    assert {line.id: line.counted for line in report.lines}["2b"] == 22
 
 
 async def test_a_provider_that_neither_runs_nor_left_a_book_is_an_error(systems: dict[str, Stored]) -> None:
@@ -192,7 +200,7 @@ async def test_without_a_sandbox_what_needs_its_book_is_named_as_skipped(systems
         system.settings.model_copy(update={"sandbox": None}), settled=True, clock=ManualClock(system.now_ms)
     )
     assert report.is_clean
-    assert {line.id for line in report.lines if line.skipped} == {"1h", "2a", "2b", "2c", "2f", "2h", "7e"}
+    assert {line.id for line in report.lines if line.skipped} == {"1h", "2a", "2b", "2c", "2f", "2h", "2j", "7e"}
 
 
 async def test_a_database_that_is_not_there_is_an_error_and_is_not_made(
@@ -215,7 +223,7 @@ def test_the_operator_reads_a_line_per_invariant_and_the_exit_code(
     # By the machine's clock what is unpaid or held in the small world should have ended long ago.
     assert check.run(config, settled=True) == 1
     shown = capsys.readouterr().out.splitlines()
-    assert "ok   1b  balance equals sum of entries                       26 accounts" in shown
+    assert "ok   1b  balance equals sum of entries                       27 accounts" in shown
     failed = [line for line in shown if line.startswith("FAIL")]
     assert [line.split()[1] for line in failed] == ["4a", "4b"]
     assert shown[shown.index(failed[0]) + 1].strip().startswith("trd_")
@@ -236,6 +244,8 @@ def _plain(settings: MeshSettings) -> dict[str, Any]:
             return sorted(plain(item) for item in value) if isinstance(value, set | frozenset) else [*map(plain, value)]
         if hasattr(value, "get_secret_value"):
             return value.get_secret_value()
+        if isinstance(value, msgspec.Struct):
+            return plain(msgspec.structs.asdict(value))
         return value if isinstance(value, bool | int | float) else str(value)
 
     content: dict[str, Any] = plain(settings.model_dump())

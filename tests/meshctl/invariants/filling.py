@@ -11,9 +11,10 @@ from channel_gateway.tables import ChannelOrder
 from paykit import context as business
 from paymesh.event.v1 import events_pb2
 from recon import consumers as recon_consumers
+from tests.meshctl.invariants.leaving import charge_twice
 from tests.meshctl.invariants.mending import mend
 from tests.meshctl.invariants.reading import read_statement
-from tests.meshctl.invariants.small_world import ALICE, BOB, CAROL, LATE, SHOP, SILENT, SmallWorld
+from tests.meshctl.invariants.small_world import ALICE, BOB, CAROL, ELSEWHERE, LATE, SHOP, SILENT, SmallWorld
 from tests.meshctl.invariants.straying import go_astray
 from trade_core.parts import PartInput
 from trade_core.trade import PayMethod
@@ -45,6 +46,8 @@ async def fill(world: SmallWorld) -> None:
     await world.order(TradeType.CASH_OUT, ALICE, 400, PayMethod(Tool.BANK, "tok_ok_bank"))
     await world.refund(mixed, 600)
     await world.order(TradeType.PURCHASE, ALICE, 900, card(), shadow=True)
+    await world.order(TradeType.PURCHASE, ALICE, 450, card(ELSEWHERE), scene="two-acquirers")
+    await charge_twice(world)
     await mend(world)
     await world.order(TradeType.PURCHASE, BOB, 450, card(SILENT))
     await go_astray(world)

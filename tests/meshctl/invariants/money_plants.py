@@ -125,7 +125,7 @@ PROVIDER = (
     ),
     Plant(
         "given back of a charge that failed",
-        {"2f"},
+        {"1h", "2f", "2j"},
         (
             (
                 BOOK,

@@ -12,8 +12,7 @@ import msgspec
 from sqlalchemy import select, update
 
 from channel_gateway.channel_order import ChannelPolicy, ProviderResult, ResultStatus, Source
-from channel_gateway.commands import ApplyResult, MarkSending, Submission, SubmitOrder
-from channel_gateway.messages import KIND_OF
+from channel_gateway.commands import ApplyResult, MarkSending, SubmitOrder
 from channel_gateway.overrides import Override, OverrideMode, SetOverride
 from channel_gateway.sandbox.behaviour import Kind
 from channel_gateway.sandbox.book import Book
@@ -52,6 +51,7 @@ from paymesh.pay.v1 import ledger_service_pb2
 from recon import consumers as recon_consumers
 from recon.settings import ReconSettings
 from tests.meshctl.invariants import mending
+from tests.meshctl.invariants.leaving import submitted
 from tests.meshctl.invariants.questions import ask_trades
 from trade_core import merchant_trades
 from trade_core.catalogue import TRADE_TYPES, load
@@ -72,6 +72,7 @@ NOW_MS = 1_760_000_000_000
 RESULT_DUE_MS = 15_000
 LATE = "tok_customer_late"  # of a wallet whose customer has not decided yet
 SILENT = "tok_silent"  # of a card whose charge is never answered; the provider has nothing of it
+ELSEWHERE = "tok_ok_elsewhere"  # the first channel for cards is not to be reached for it
 
 
 def owner_on(shard_number: int, near: str = "", other_than: str = "") -> str:
@@ -167,6 +168,7 @@ class SmallWorld:
         shadow: bool = False,
         parts: Sequence[PartInput] = (),
         merges: Sequence[str] = (),
+        scene: str = "checkout",
     ) -> TradeView:
         """An order, carried as far as it goes. ``merges``: the ids of trades that it pays."""
         spec = TRADE_TYPES[trade_type]
@@ -176,7 +178,7 @@ class SmallWorld:
             buyer_id=buyer,
             payee_id=payee,
             merchant_order_no="",
-            scene="checkout",
+            scene=scene,
             currency="EUR",
             amount_minor=amount_minor,
             time_to_live_ms=1_800_000,
@@ -185,7 +187,8 @@ class SmallWorld:
             parts=parts,
             merged_trade_ids=merges,
         )
-        made = await self.stores["trade_core"].run(CreateTrade(self._origin(buyer, shadow), self.policy, new))
+        origin = self._origin(buyer, shadow, biz_code=f"{payee}/{trade_type}/{scene}")
+        made = await self.stores["trade_core"].run(CreateTrade(origin, self.policy, new))
         await self.carry()
         return made
 
@@ -222,11 +225,11 @@ class SmallWorld:
         await self.stores["trade_core"].run(command)
         await self.carry()
 
-    def _origin(self, owner: str, shadow: bool, biz_id: str = "") -> Origin:
+    def _origin(self, owner: str, shadow: bool, biz_id: str = "", biz_code: str = "") -> Origin:
         self.clock.advance(1_000)
         context = mint(slot_of(owner), self.clock.now_ms(), shadow=shadow, caller="shop-backend")
         request_id = f"request-{context.biz_id}"
-        context = msgspec.structs.replace(context, biz_id=biz_id or context.biz_id)
+        context = msgspec.structs.replace(context, biz_id=biz_id or context.biz_id, biz_code=biz_code)
         return Origin.rpc(context, "Order", owner, request_id, Money(amount_minor=1))
 
     # What people do
@@ -330,27 +333,23 @@ class SmallWorld:
                 await self.stores["trade_core"].run(command)
 
     async def _submit(self, row: Outbox, context: BusinessContext) -> None:
-        store = self.stores["channel_gateway"]
         request = channel_service_pb2.SubmitChannelOrderRequest.FromString(row.body)
-        submission = Submission(
-            kind=KIND_OF[request.kind],
-            channel=request.channel,
-            amount_minor=request.amount.amount_minor,
-            currency=request.amount.currency_code,
-            instruction_id=request.instruction_id,
-            payment_id=request.payment_id,
-            token=request.token,
-            original_channel_order_id=request.original_channel_order_id,
-        )
-        operations, policy = self._gateway.channels[request.channel].operations, self.policy_of(request.channel)
         origin = Origin.rpc(context, "SubmitChannelOrder", request.instruction_id, request.request_id, request)
-        order = await store.run(SubmitOrder(origin, submission, operations))
-        await store.run(MarkSending(Origin.timer(context), order.id, policy))
-        result = await self.provider(order, context)
-        await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.REPLY))
+        operations = self._gateway.channels[request.channel].operations
+        store = self.stores["channel_gateway"]
+        order = await store.run(SubmitOrder(origin, submitted(request), operations))
+        for _ in range(order.attempt_no + 1):
+            policy = self.policy_of(order.channel)
+            await store.run(MarkSending(Origin.timer(context), order.id, policy))
+            result = await self.provider(order, context)
+            after = await store.run(ApplyResult(Origin.timer(context), order.id, policy, result, Source.REPLY))
+            assert after is not None
+            if after.channel == order.channel:
+                return
+            order = after
 
     def policy_of(self, channel: str) -> ChannelPolicy:
-        """What results of a channel are judged by."""
+        """By what a channel's results are judged."""
         return msgspec.structs.replace(self._gateway.channels[channel].policy(), channel=channel)
 
     async def provider(self, order: ChannelOrder, context: BusinessContext) -> ProviderResult:
@@ -359,6 +358,12 @@ class SmallWorld:
             return ProviderResult(status=ResultStatus.UNKNOWN)
         if order.token == LATE:
             return ProviderResult(status=ResultStatus.PENDING)
+        if order.token == ELSEWHERE and order.channel == "sandbox_card":
+            return ProviderResult(status=ResultStatus.NOT_SENT)
+        return await self.booked(order, context.mode)
+
+    async def booked(self, order: ChannelOrder, mode: str) -> ProviderResult:
+        """What the provider's book makes of an order on the account of its channel."""
         body = OrderBody(
             reference=order.id,
             amount_minor=order.amount_minor,
@@ -366,11 +371,10 @@ class SmallWorld:
             token=order.token,
             original_reference=order.original_channel_order_id,
         )
-        account = f"{order.channel}_{context.mode}"
         request = OrderRequest(
             kind=cast(Kind, order.kind.lower()),
-            account=account,
-            livemode=not context.shadow,
+            account=f"{order.channel}_{mode}",
+            livemode=mode == "live",
             idempotency_key=order.id,
             body=body,
         )
