@@ -26,6 +26,7 @@ from recon.tables import Break, Statement
 
 _DAY_MS = 86_400_000
 _ALL = "~"  # sorts behind every id
+_HURRIED_PAGE = 4_000  # where the time is bounded
 
 OnJudged = Callable[[Judged], None]
 
@@ -166,6 +167,8 @@ class _Matching:
         store, settings = self._matcher.store, self._matcher.settings
         replaced = [self._statement.replaces_id] if self._statement.replaces_id else []
         ids, limit = [self._statement.id, *replaced], settings.lines_per_page
+        if self._until_s is not None:  # how far it is, is known at the end of a page only
+            limit = min(limit, _HURRIED_PAGE)
         while self._after[shard] != _ALL and not self.is_over:
             refs = await queries.refs_of_shard(store, self._context.mode, shard, ids, self._after[shard], limit)
             async with Window(settings.commands_at_once) as window:
