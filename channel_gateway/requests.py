@@ -54,7 +54,8 @@ def submission(request: channel_service_pb2.SubmitChannelOrderRequest) -> tuple[
         fields.name("token", request.token)
         if request.original_channel_order_id:
             fields.fail("original_channel_order_id", "only for a refund, capture or void")
-    wanted = _route(fields, request) if request.candidates else None
+    route = _route(fields, request)  # checked also where there is nothing to choose
+    wanted = route if request.candidates else None
     if wanted is not None and kind in FOLLOWING:
         fields.fail("candidates", "not for a refund, capture or void: those follow their original")
     if wanted is not None and channel and channel not in {one.channel for one in wanted.candidates}:

@@ -64,16 +64,19 @@ class Sweeper:
         """Makes the positions that are not there yet."""
         for mode in self._store.modes():
             context = business.mint(SLOT, self._store.clock.now_ms(), shadow=mode == "shadow", caller="recon")
-            await self._store.run(BeginSweeps(Origin.timer(context), self._sweep))
+            await self._store.run(BeginSweeps(Origin.fold(context), self._sweep))
 
     async def stop(self) -> None:
         """Nothing runs that a timer does not stop."""
 
     async def fire(self, sweep: Sweep) -> None:
-        """One step of one age: all kinds that have come equally far are read at once."""
+        """One step of one age: all kinds that have come equally far are read at once.
+
+        Positions leave no record: a step that is made twice finds the same, and a quiet year should leave nothing.
+        """
         context, is_named = current(), sweep.level < len(self._sweep.ages_ms)
         lease_ms = int(self._sweep.timeout_s * 1000) + _LEASE_MORE_MS if is_named else _DAY_MS
-        claimed = await self._store.run(ClaimSweep(Origin.timer(context), sweep, lease_ms))
+        claimed = await self._store.run(ClaimSweep(Origin.fold(context), sweep, lease_ms))
         if claimed is None or not is_named:  # another process has it, or the settings name the age no more
             return
         target_ms = self._store.clock.now_ms() - self._sweep.ages_ms[sweep.level]
@@ -85,7 +88,7 @@ class Sweeper:
             due_at_ms = now_ms
         else:
             due_at_ms = now_ms + self._sweep.pause_ms(sweep.level)
-        await self._store.run(AdvanceSweep(Origin.timer(context), claimed, come, due_at_ms))
+        await self._store.run(AdvanceSweep(Origin.fold(context), claimed, come, due_at_ms))
 
     async def _step(self, position: dict[RecordKind, int], target_ms: int) -> tuple[dict[RecordKind, int], bool]:
         """How far the kinds have come after the step, and whether a service could not be asked."""

@@ -86,6 +86,8 @@ class Gatherer:
             self._release(key)
         elif held.command.is_whole:
             self._make_ready(key)
+        if self._count > self._gather.held_max:
+            self._release_ready()
         while self._count > self._gather.held_max:
             self._release(next(iter(self._held)))
         if self._timer is None and self._held:

@@ -203,7 +203,7 @@ async def test_an_enum_value_that_does_not_exist_is_refused_by_name(wire: Wire) 
                 checked.append(field.name)
     assert set(checked) == {
         *("trade_type", "trade_types", "kind", "account_kind", "state", "states", "funder"),
-        *("settlement_mode", "resolution"),
+        *("settlement_mode", "resolution", "strategy", "type"),
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from sqlalchemy import select
+
 from channel_gateway.sandbox.client import read_book
 from meshctl.embedded import EmbeddedMesh
 from meshctl.scenarios import Desk
@@ -14,7 +16,14 @@ from paykit.context import mint, use
 from paykit.ids import slot_of
 from paykit.rpc.channels import Channels
 from paymesh.trade.v1.trade_pb2 import TRADE_TYPE_PURCHASE
+from recon.tables import Match
 from tests.e2e.wire import written
+
+
+async def matches_of(mesh: EmbeddedMesh, biz_id: str, *, shadow: bool) -> int:
+    """How many payments of an order recon has heard of: what it hears leaves no record of a command."""
+    statement = select(Match.__table__).where(Match.__table__.c.biz_id == biz_id)
+    return len(await mesh.services["recon"].store.fetch_everywhere(Match, statement, shadow=shadow))
 
 
 async def test_a_shadow_order_lives_in_shadow_alone(desk: Desk, mesh: EmbeddedMesh, channels: Channels) -> None:
@@ -32,7 +41,11 @@ async def test_a_shadow_order_lives_in_shadow_alone(desk: Desk, mesh: EmbeddedMe
 
     assert await written(mesh, ("live",)) == live_before
     shadow_after = await written(mesh, ("shadow",))
-    assert all(shadow_after[name] > shadow_before[name] for name in SERVICES)
+    assert all(shadow_after[name] > shadow_before[name] for name in SERVICES if name != "recon")
+    assert (await matches_of(mesh, trade.biz_id, shadow=True), await matches_of(mesh, trade.biz_id, shadow=False)) == (
+        1,
+        0,
+    )
     assert await desk.balance(shop, MERCHANT) == 0
     assert (await gather(channels, trade.trade_id)).entries == []
     assert (await gather(channels, trade.trade_id, shadow=True)).biz_ids == [trade.biz_id]
