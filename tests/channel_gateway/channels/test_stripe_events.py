@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -174,6 +175,7 @@ CAPTURED = {"channel_order_id": ORDER, "channel_order_kind": "AUTHORIZE", CAPTUR
         ("payout.paid", payout("paid"), ORDER, R.SUCCEEDED, 400, ""),
         ("payout.failed", payout("failed", failure_code="no_account"), ORDER, R.FAILED, 400, "NO_ACCOUNT"),
     ],
+    ids=itertools.count(),  # the orders' own differ from process to process
 )  # fmt: skip
 def test_an_event_says_this_of_the_order_that_its_metadata_names(
     type_: str, about: dict[str, Any], order_id: str, status: ResultStatus, amount_minor: int, reason: str
