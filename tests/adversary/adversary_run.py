@@ -26,6 +26,7 @@ from paykit.errors import MeshError
 from paykit.rpc.channels import Channels
 from tests.adversary import agreement, misdeeds
 from tests.adversary.customers import ImpatientClient
+from tests.adversary.reported import reported
 from tests.adversary.statement_imports import Imported, Importer
 from tests.adversary.waits import waits
 from tests.faults import drain
@@ -37,7 +38,7 @@ from tests.faults.waits import short_waits
 
 IN_FLIGHT_MAX = 400
 CONNECT_TIMEOUT_S = 20.0
-DRAIN_TIMEOUT_S = 100.0
+DRAIN_TIMEOUT_S = 300.0
 WINDOW_MS = 3_000  # of maintenance, and of the storm
 _VERY_LATE = frozenset(name for name, behaviour in BEHAVIOURS.items() if behaviour.appears == "very_late")
 _PER_PURCHASE = 1.15  # orders: a tenth as many peer transfers, a twentieth as many cash-outs
@@ -102,11 +103,13 @@ async def run(options: Options, directory: Path, say: Callable[[str], None] = la
                     closing.cancel()
                 summary.imported = await Importer(settings, channels, directory, say).all()
                 await _drain(settings, summary, say)
+                report = await reported(channels)
             finally:
                 await channels.close()
             books = await agreement.read(settings)
             summary.states = Counter(trade.state for trade in books.trades)
             summary.verdict = agreement.judge(books)
+            agreement.compare_report(report, summary.verdict)
             summary.report = await check.audit(settings, settled=True)
         finally:
             await in_thread(Stack.down)

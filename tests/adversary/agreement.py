@@ -20,7 +20,7 @@ from paykit.store.row import Row
 from recon.tables import Break, RecordedOrder, StatementLine
 from trade_core.tables import Trade
 
-_SIGN = {"CHARGE": 1, "CAPTURE": 1, "REFUND": -1, "PAYOUT": -1}
+SIGN = {"CHARGE": 1, "CAPTURE": 1, "REFUND": -1, "PAYOUT": -1}
 _TERMINAL_ORDER = ("SUCCEEDED", "FAILED")
 _UNDER_WAY_TRADE = ("CREATED", "PAYING", "SETTLING")
 
@@ -107,6 +107,16 @@ def judge(books: Books) -> Verdict:
     return verdict
 
 
+def compare_report(report: Mapping[Key, Counter[str]], verdict: Verdict) -> None:
+    """recon's daily report has the sums of the rows that it is made of."""
+    for key in report.keys() | verdict.totals.keys():
+        sums, totals = report.get(key, Counter()), verdict.totals.get(key, {})
+        for said, side in (("orders", "recon"), ("lines", "statements")):
+            rows_minor = totals.get(side, 0)
+            if sums[said] != rows_minor:
+                verdict.problems.append(f"{key}: the report says {sums[said]} of {said}, the rows {rows_minor}")
+
+
 def _terminal(books: Books, verdict: Verdict) -> None:
     """Every order is at its end, or an open break is about it."""
     in_break = {one.biz_id for one in books.open_breaks}
@@ -137,7 +147,7 @@ def _by_order(books: Books) -> tuple[dict[str, Counter[Key]], dict[str, Counter[
         order = books.orders.get(instruction.channel_order_id or "")
         if order is None or instruction.state != "SUCCEEDED":
             continue
-        moved = _SIGN.get(order.kind, 0) * (instruction.moved_minor or instruction.amount_minor)
+        moved = SIGN.get(order.kind, 0) * (instruction.moved_minor or instruction.amount_minor)
         here[order.id][order.channel, instruction.currency] += moved
     about = {one.id: one for one in books.breaks}
     for adjustment in books.adjustments:
@@ -185,10 +195,10 @@ def _sums(books: Books, there: dict[str, Counter[Key]], here: dict[str, Counter[
             totals[channel, account.currency]["ledger"] -= account.balance_minor
     for order in books.orders.values():
         if order.state == "SUCCEEDED":
-            totals[order.channel, order.currency]["gateway"] += _SIGN.get(order.kind, 0) * order_moved_minor(order)
+            totals[order.channel, order.currency]["gateway"] += SIGN.get(order.kind, 0) * order_moved_minor(order)
     for recorded in books.recorded.values():
         if recorded.state == "SUCCEEDED":
-            moved_here = _SIGN.get(recorded.kind, 0) * recorded.amount_minor
+            moved_here = SIGN.get(recorded.kind, 0) * recorded.amount_minor
             totals[recorded.channel, recorded.currency]["recon"] += moved_here
     for key, by_side in totals.items():
         verdict.totals[key] = dict(by_side)
@@ -211,7 +221,7 @@ def _statements(books: Books, verdict: Verdict) -> None:
             totals["statements"] = totals.get("statements", 0) + line.amount_minor
     for order in books.recorded.values():
         if order.state == "SUCCEEDED":
-            apart[order.channel, order.currency] -= _SIGN.get(order.kind, 0) * order.amount_minor
+            apart[order.channel, order.currency] -= SIGN.get(order.kind, 0) * order.amount_minor
     for one in books.open_breaks:
         if one.kind == "STATEMENT":
             for key, amount_minor in _apart(books, one).items():
@@ -227,7 +237,7 @@ def _apart(books: Books, one: Break) -> Counter[Key]:
     if one.type == "CURRENCY_MISMATCH":
         line, order = books.lines[one.subject_id], books.recorded[one.channel_order_id]
         apart[line.channel, line.currency] += line.amount_minor
-        apart[order.channel, order.currency] -= _SIGN[order.kind] * order.amount_minor
+        apart[order.channel, order.currency] -= SIGN[order.kind] * order.amount_minor
     elif one.type != "LATE":
         apart[one.channel, one.currency] += one.difference_minor
     return apart
