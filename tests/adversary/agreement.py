@@ -22,7 +22,7 @@ from trade_core.tables import Trade
 
 SIGN = {"CHARGE": 1, "CAPTURE": 1, "REFUND": -1, "PAYOUT": -1}
 _TERMINAL_ORDER = ("SUCCEEDED", "FAILED")
-_UNDER_WAY_TRADE = ("CREATED", "PAYING", "SETTLING")
+_UNDER_WAY_TRADE = ("CREATED", "PAYING", "AUTHORIZED", "SETTLING")
 
 Key = tuple[str, str]  # (channel, currency)
 R = TypeVar("R", bound=Row)

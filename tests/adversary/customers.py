@@ -29,14 +29,16 @@ class ImpatientClient(Client):
             return await self.trade(trade_id)
 
     async def close_left(self) -> None:
-        """Closes each order that was left as soon as it can be paid again; goes on until there are none, or it is
-        cancelled."""
+        """Closes each order that was left as soon as it can be paid again, and lets money go that is held for it by
+        then; goes on until there are none, or it is cancelled."""
         waiting = set(self.left)
         while waiting:
             for trade_id in sorted(waiting):
                 trade = await self.trade(trade_id)
                 if trade.state == trade_pb2.TRADE_STATE_CREATED:
                     await self.close(trade_id)
+                if trade.state == trade_pb2.TRADE_STATE_AUTHORIZED:
+                    await self.void(trade_id)
                 if trade.state not in UNDER_WAY:
                     waiting.discard(trade_id)
             await asyncio.sleep(LOOK_INTERVAL_S)
