@@ -19,7 +19,8 @@ from paymesh.pay.v1 import ledger_service_pb2, ledger_service_pb2_grpc
 from paymesh.trade.v1 import trade_pb2, trade_service_pb2, trade_service_pb2_grpc
 
 # What leaves open whether it was done, or says to come again: the same request is sent until it is answered.
-RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"})
+# A server whose deadline passes first may answer CANCELLED before the client's own has passed.
+RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"})
 
 TERMINAL = frozenset((trade_pb2.TRADE_STATE_PAID, trade_pb2.TRADE_STATE_FAILED, trade_pb2.TRADE_STATE_CLOSED))
 
@@ -145,6 +146,9 @@ class Client:
             try:
                 return await call()
             except MeshError as error:
+                task = asyncio.current_task()
+                if error.code == "CANCELLED" and task is not None and task.cancelling():
+                    raise asyncio.CancelledError from error  # it was this client that gave up
                 if error.code not in RETRYABLE:
                     self.refusals[f"{what} {error.code} {error.reason}"] += 1
                     raise
