@@ -103,7 +103,7 @@ def _dirty(connection: Connection) -> int:
 def _all_kinds() -> Iterator[type[Row]]:
     """What is moved as it is: not the outbox, which is as good as empty, nor whose database it is."""
     for kind in vars(tables).values():
-        if isinstance(kind, type) and issubclass(kind, Row) and kind is not Row:
+        if isinstance(kind, type) and issubclass(kind, Row) and hasattr(kind, "__table__"):
             yield kind
     yield CommandRecord
 

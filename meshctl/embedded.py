@@ -51,7 +51,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "pay_core": {"timers": {"interval_s": 0.2}, "drain_grace_s": 5.0, "channel_result_due_s": 5.0, "drain_s": 5.0},
     "channel_gateway": {"timers": {"interval_s": 0.1}, "drain_grace_s": 5.0},
     "recon": {"timers": {"interval_s": 0.2}, "drain_grace_s": 5.0, "window_s": 5.0},
-    "sandbox": {"settle_ms": 60, "late_ms": 1500, "hang_ms": 10_000},
+    "sandbox": {"settle_ms": 60, "late_ms": 2500, "hang_ms": 10_000},
 }
 QUICK_CHANNEL: Mapping[str, Any] = {"timeout_s": 1.0, "query_ladder_s": [1.0, 1.0, 2.0, 4.0, 8.0, 30.0, 300.0]}
 

@@ -18,24 +18,25 @@ def _check(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_valid_file_is_ok_with_what_it_has() -> None:
     done = _check(str(DEFAULT))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{DEFAULT}: ok, version 1: 1 tools, 3 routes, 2 limits, 0 fees, 0 splits\n"
+    assert done.stdout == f"{DEFAULT}: ok, version 2: 1 tools, 4 routes, 2 limits, 0 fees, 0 splits\n"
 
 
 def test_every_problem_is_printed_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(DEFAULT.read_text().replace("version: 1", "version: one").replace("'CARD'\"", "'KARD'\""))
+    broken = DEFAULT.read_text().replace("version: 2", "version: one")
+    file.write_text(broken.replace("'CARD'\", channels", "'KARD'\", channels"))
     done = _check(str(file))
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines() == [
         f"{file}:2:10 version: must be a whole number, 1 to 2,147,483,647",
-        f"{file}:13:25 routes[0].when: instrument is never 'KARD': it is one of BANK_ACCOUNT, CARD, WALLET",
+        f"{file}:19:25 routes[1].when: instrument is never 'KARD': it is one of BANK_ACCOUNT, CARD, WALLET",
     ]
 
 
 def test_channels_are_checked_where_they_are_named() -> None:
     done = _check(str(DEFAULT), "--channel", "sandbox_card", "--channel", "sandbox_bank")
     assert done.returncode == 1
-    assert "routes[2].channels[0]: sandbox_wallet is no channel: known are sandbox_bank, sandbox_card" in done.stdout
+    assert "routes[3].channels[0]: sandbox_wallet is no channel: known are sandbox_bank, sandbox_card" in done.stdout
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_version_that_was_active_is_kept_once_and_never_with_another_text() ->
     for number in range(2):
         world.run(KeepRules(origin("ann", f"r{number}"), RULES))
     (kept,) = world.all(RuleVersion)
-    assert (kept.rules_version, kept.sha256, kept.text) == (1, RULES.sha256, RULES.text)
+    assert (kept.rules_version, kept.sha256, kept.text) == (RULES.version, RULES.sha256, RULES.text)
     other = load(RULES.text + "\n# changed", "changed")
     with pytest.raises(FailedPrecondition) as caught:
         world.run(KeepRules(origin("ann", "other"), other))

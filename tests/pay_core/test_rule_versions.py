@@ -24,17 +24,23 @@ async def kept(store: Store) -> list[tuple[int, str]]:
     return sorted((row.rules_version, row.sha256) for row in rows)
 
 
+def numbered(version: int) -> str:
+    """The same rules under another version."""
+    return RULES.text.replace(f"version: {RULES.version}", f"version: {version}")
+
+
 async def test_many_processes_keep_a_version_once(open_store: OpenStore) -> None:
     stores = [await open_store() for _ in range(3)]
     await asyncio.gather(*(keep_rules(store, RULES) for store in stores for _ in range(4)))
-    assert await kept(stores[0]) == [(1, RULES.sha256)]
+    assert await kept(stores[0]) == [(RULES.version, RULES.sha256)]
 
 
 async def test_a_version_with_another_text_is_refused_and_the_one_in_force_stays(
     open_store: OpenStore, tmp_path: Path
 ) -> None:
     store = await open_store()
-    second = RULES.text.replace("version: 1", "version: 2")
+    first = RULES.version
+    second = numbered(first + 1)
     await keep_rules(store, load(second + "\n# by another process\n", "elsewhere"))
     path = tmp_path / "rules.yaml"
     path.write_text(RULES.text)
@@ -43,12 +49,12 @@ async def test_a_version_with_another_text_is_refused_and_the_one_in_force_stays
     try:
         path.write_text(second)
         assert not await book.reload_if_changed()
-        assert book.active.version == 1
+        assert book.active.version == first
         assert "was active with another text" in (book.load_error or "")
-        path.write_text(RULES.text.replace("version: 1", "version: 3"))
+        path.write_text(numbered(first + 2))
         assert await book.reload_if_changed()
-        assert book.active.version == 3
-        assert [version for version, _ in await kept(store)] == [1, 2, 3]
+        assert book.active.version == first + 2
+        assert [version for version, _ in await kept(store)] == [first, first + 1, first + 2]
     finally:
         await book.stop()
 
@@ -58,4 +64,4 @@ async def test_a_service_does_not_start_with_a_version_that_was_another_text(ope
     await keep_rules(store, RULES)
     with pytest.raises(ConfigurationError) as caught:
         await keep_rules(store, load(RULES.text + "\n# changed\n", "rules.yaml"))
-    assert str(caught.value).startswith("rules.yaml: version 1")
+    assert str(caught.value).startswith(f"rules.yaml: version {RULES.version}")

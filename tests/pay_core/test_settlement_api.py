@@ -119,7 +119,7 @@ async def test_previews_without_any_effect(running: Running, context: BusinessCo
     request = transfer(request_id="", payees=[payee("ann", 100, MERCHANT)])
     preview = await running.pay.PreviewPayment(pb.PreviewPaymentRequest(transfer=request))
     assert preview.payment.state == payment_pb2.PAYMENT_STATE_SUCCEEDED
-    assert preview.payment.rules_version == 1
+    assert preview.payment.rules_version == RULES.version
     assert {(p.owner_id, p.account_kind, p.amount.amount_minor) for p in preview.postings} == {
         ("ann", payment_pb2.ACCOUNT_KIND_USER, -100),
         ("ann", MERCHANT, 100),
@@ -143,11 +143,11 @@ async def test_previews_without_any_effect(running: Running, context: BusinessCo
 
 async def test_reads_the_rules_that_are_active(running: Running, context: BusinessContext) -> None:
     active = await running.pay.GetRules(pb.GetRulesRequest())
-    assert (active.version, active.active_version, active.text) == (1, 1, default_text())
+    assert (active.version, active.active_version, active.text) == (RULES.version, RULES.version, default_text())
     assert (active.sha256, active.load_error) == (RULES.sha256, "")
-    assert (await running.pay.GetRules(pb.GetRulesRequest(version=1))).sha256 == RULES.sha256
+    assert (await running.pay.GetRules(pb.GetRulesRequest(version=RULES.version))).sha256 == RULES.sha256
     with pytest.raises(NotFound) as caught:
-        await running.pay.GetRules(pb.GetRulesRequest(version=2))
+        await running.pay.GetRules(pb.GetRulesRequest(version=RULES.version + 1))
     assert caught.value.reason == "RULES_NOT_FOUND"
 
 

@@ -40,7 +40,7 @@ async def test_migrated_tables_are_the_declared_ones(bench: Bench) -> None:
     engines = bench.store.executor("live", "s0").engines
     async with engines.writer.connect() as connection:
         migrated = await connection.run_sync(_shape)
-        assert await connection.run_sync(_revision) == "trade_0004"
+        assert await connection.run_sync(_revision) == "trade_0005"
         await connection.run_sync(_rebuild)
         await connection.commit()
     async with engines.writer.connect() as connection:

@@ -209,7 +209,7 @@ PLACEMENT = (
     ),
     Plant(
         "a live order with a shadow account",
-        {"7e"},
+        {"1h", "2j", "7e"},
         ((BOOK, "UPDATE entry SET account = 'sandbox_card_shadow' WHERE livemode AND kind = 'refund'"),),
     ),
     Plant(

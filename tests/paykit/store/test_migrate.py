@@ -17,6 +17,7 @@ from paykit.store.migrate import migrate
 from tests.conftest import MakeShards
 
 SERVICES = ("trade_core", "pay_core", "channel_gateway", "recon")
+LEFT_BEHIND = {"recon_match"}  # what a version that is still running may read, and this one does not
 
 
 def differences(connection: Connection, service: str) -> list[Any]:
@@ -30,7 +31,7 @@ def differences(connection: Connection, service: str) -> list[Any]:
         opts={
             "compare_type": True,
             "include_object": lambda _object, name, kind, _reflected, _compared: (
-                not (kind == "table" and name.startswith("schema_version_"))
+                not (kind == "table" and (name.startswith("schema_version_") or name in LEFT_BEHIND))
             ),
         },
     )
