@@ -12,7 +12,7 @@ from paykit.settings import CommonSettings, ServiceSettings, load
 from recon.settings import ReconSettings
 from trade_core.settings import TradeCoreSettings
 
-# In the order in which they are started, recon when those it asks are there; each is also the name of its package and of its section.
+# In the order in which they are started: recon asks the others. Each is also the name of its package and section.
 SERVICES = ("pay_core", "channel_gateway", "trade_core", "recon")
 SANDBOX = "sandbox"  # the provider, which is no service of ours
 
