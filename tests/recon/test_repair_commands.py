@@ -69,6 +69,9 @@ async def test_what_only_asks_goes_out_by_itself_after_a_while(desk: Desk, clock
     )
 
 
+_KIND_OF = {BreakType.MISSING_HERE: MatchKind.STATEMENT, BreakType.LATE: MatchKind.PAY_CHANNEL}
+
+
 async def test_what_moves_money_goes_out_by_itself_only_up_to_the_bound_of_its_currency_and_type(store: Store) -> None:
     rules = rules_with(automatic_up_to_minor={"EUR": 500}, automatic_by_type={"LATE": {"EUR": 20}})
     desk = Desk(store, rules)
@@ -79,7 +82,7 @@ async def test_what_moves_money_goes_out_by_itself_only_up_to_the_bound_of_its_c
         (BreakType.LATE, 20, True),
         (BreakType.LATE, 21, False),
     ):
-        broken = await desk.opened(type_, amount_minor)
+        broken = await desk.opened(type_, amount_minor, kind=_KIND_OF[type_])
         assert len(await desk.repairs(broken)) == is_automatic, (type_, amount_minor)
     assert {repair.amount_minor for repair in await desk.repairs()} == {500, -500, 20}
 
@@ -163,7 +166,7 @@ async def test_what_cannot_be_repaired_as_it_stands_says_what_it_lacks(desk: Des
         await desk.propose(unknown)
     assert refused.value.reason == "NOT_REPAIRABLE"
     assert (await desk.propose(unknown, -250, request_id="p2")).amount_minor == -250
-    stray = await desk.opened(BreakType.LATE)
+    stray = await desk.opened(BreakType.LATE, kind=MatchKind.PAY_CHANNEL)
     with pytest.raises(InvalidArgument):
         await desk.propose(stray, 250)
     with pytest.raises(FailedPrecondition):
