@@ -105,10 +105,6 @@ EXCEPTIONS: Mapping[tuple[BreakType, MatchKind], Remedy] = {
     (BreakType.MISSING_FIRST, MatchKind.TRADE_PAY): Remedy(RepairKind.COMPLETE, TRADE_CORE),
     (BreakType.MISSING_FIRST, MatchKind.PAY_LEDGER): Remedy(RepairKind.REVERSE, PAY_CORE),
     (BreakType.MISSING_SECOND, MatchKind.PAY_CHANNEL): _QUERY,
-    # A statement's word is no charge that the channel has confirmed: what it has too often waits in SUSPENSE until
-    # somebody asks for it, and what it has late agrees in all but its date.
-    (BreakType.DUPLICATE, MatchKind.STATEMENT): _ADJUST,
-    (BreakType.LATE, MatchKind.STATEMENT): _QUERY,
 }
 
 # What only asks runs by itself, whatever the amount: money is moved by what is found, under the rules of its owner.

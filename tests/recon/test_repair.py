@@ -91,8 +91,6 @@ def test_every_type_of_break_has_one_repair_that_its_service_can_carry_out() -> 
         (BreakType.LATE, MatchKind.PAY_CHANNEL, ("REFUND", "channel_gateway")),
         (BreakType.DUPLICATE, MatchKind.PAY_CHANNEL, ("REFUND", "channel_gateway")),
         (BreakType.MISSING_HERE, MatchKind.STATEMENT, ("ADJUST", "pay_core")),
-        (BreakType.DUPLICATE, MatchKind.STATEMENT, ("ADJUST", "pay_core")),
-        (BreakType.LATE, MatchKind.STATEMENT, ("QUERY", "channel_gateway")),
         (BreakType.UNEXPLAINED, MatchKind.STATEMENT, ("ADJUST", "pay_core")),
     ],
 )
