@@ -101,7 +101,7 @@ class HttpClient(stripe.HTTPClient):
 
     async def request_stream_async(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not used: answers are read whole, since they are bounded."""
-        raise NotImplementedError
+        raise AssertionError("an answer was to be streamed")
 
     def sleep_async(self, secs: float) -> NoReturn:
         """The SDK sleeps only before it sends again, which it must not do."""

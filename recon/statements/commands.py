@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -164,9 +165,9 @@ class OfStatement(Command[Statement]):
             raise Unavailable(f"{found.id} is {found.state}: somebody else goes on with it", reason="IMPORT_TAKEN_OVER")
         return self.step(work, found)
 
+    @abc.abstractmethod
     def step(self, work: Work, found: Statement) -> Statement:
         """The change."""
-        raise NotImplementedError
 
 
 class Renew(OfStatement):

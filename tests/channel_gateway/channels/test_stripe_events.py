@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import stripe
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from channel_gateway.channel_order import ResultStatus
@@ -272,6 +272,7 @@ TYPES = [
 ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(TYPES), st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
 def test_whatever_an_event_holds_it_is_read_or_refused(type_: str, changes: dict[str, Any]) -> None:
     for about in (intent(), refund(), payout("paid")):
