@@ -8,7 +8,7 @@ import pytest
 from channel_gateway.sandbox.client import BookEntry
 from meshctl.invariants.base import Tally
 from meshctl.invariants.ledger import outside_mirrors_the_book, the_book_is_mirrored
-from meshctl.invariants.provider import moved_once
+from meshctl.invariants.provider import followers_fit_originals, moved_once
 from meshctl.invariants.world import Slice
 from pay_core.tables import Instruction
 from recon.tables import Break
@@ -55,6 +55,16 @@ ENTRY = BookEntry(
 )
 AGAIN = msgspec.structs.replace(ENTRY, sequence=2, provider_reference="sbx_charge_2", copy_no=1)
 DENIED = msgspec.structs.replace(ENTRY, status="failed")
+GIVEN_BACK = msgspec.structs.replace(
+    ENTRY,
+    sequence=3,
+    kind="refund",
+    reference="chn_refund",
+    provider_reference="sbx_refund_1",
+    original_reference=ORDER.id,
+    asked_minor=CHARGED_MINOR,
+)
+MORE_BACK = msgspec.structs.replace(GIVEN_BACK, amount_minor=CHARGED_MINOR + 1)
 
 
 def a_break(state: str) -> Break:
@@ -105,3 +115,27 @@ def test_what_differs_is_a_violation_but_while_an_open_break_names_it(
     outside_mirrors_the_book(world, mirror)
     the_book_is_mirrored(mirror)
     assert (once.violation_count, mirror.violation_count) == violations
+
+
+@pytest.mark.parametrize(
+    ("entries", "state", "violations"),
+    [
+        ([ENTRY, GIVEN_BACK], "CLOSED", 0),
+        ([ENTRY, MORE_BACK], "CLOSED", 1),
+        ([ENTRY, MORE_BACK], "OPEN", 0),
+        ([DENIED, GIVEN_BACK], "CLOSED", 1),
+        ([DENIED, GIVEN_BACK], "OPEN", 0),
+    ],
+    ids=["fits", "too much", "too much, in doubt", "denied", "denied, in doubt"],
+)
+def test_a_provider_gives_back_what_it_charged_but_where_it_denies_the_charge(
+    entries: list[BookEntry], state: str, violations: int
+) -> None:
+    world = Slice("live", 0, SCOPE)
+    world.add("channel_gateway", "s0", ORDER)
+    world.add("recon", "s0", a_break(state))
+    for entry in entries:
+        world.add("", "", entry)
+    fits = Tally()
+    followers_fit_originals(world, fits)
+    assert fits.violation_count == violations

@@ -301,9 +301,9 @@ async def test_one_shard_away_does_not_stop_the_timers_of_the_others(
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails fires again at once."""
+    """What fails fires again at once. The bound stays: what did not fail for as long is forgotten, and a machine that
+    halts for a second would make it forget what is counted here."""
     monkeypatch.setattr("paykit.events.timers._RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr("paykit.events.timers._RETRY_MAX_S", 1.0)
 
 
 async def has_fired(fired: list[str], times: int) -> None:
