@@ -8,7 +8,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import msgspec
 import structlog
 
-from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState, ProviderResult, ResultStatus, Source
+from channel_gateway.channel_order import (
+    ChannelOrderKind,
+    ChannelOrderState,
+    ProviderResult,
+    ResultStatus,
+    Source,
+    is_asked_about,
+)
 from channel_gateway.channels.base import Channel
 from channel_gateway.commands import ApplyResult, MarkSending
 from channel_gateway.contexts import OrderContexts
@@ -93,7 +100,7 @@ class Carrier:
                 # Too late for a call to be over when others take it for lost; as none was made, another can be.
                 return self._reply(origin, sending, _NOT_SENT)
             return self._reply(origin, sending, await call(order.kind, sending))
-        if order.state in (ChannelOrderState.PENDING, ChannelOrderState.UNKNOWN):
+        if is_asked_about(order):
             asked_at_ms = self._store.clock.now_ms()
             result = await call(QUERY, order)
             return ApplyResult(origin, order.id, policy, result, Source.QUERY, asked_at_ms)

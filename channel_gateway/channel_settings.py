@@ -124,6 +124,8 @@ class ChannelSettings(ProviderAccountSettings):
     )  # fmt: skip
     # When the provider's "not found" means that it never had the order; left out: never.
     not_found_certain_after_s: Seconds | None = None
+    # How long after an order has failed as not found the provider is asked again: it may have done it after all.
+    not_found_again_after_s: Annotated[tuple[Seconds, ...], Field(max_length=50)] = (3600, 86400)
     resend_delay_s: Seconds = 1.0  # after a call that cannot have left this machine; doubles up to 64 times it
     resend_give_up_after_s: Seconds = 600.0
     notification_tolerance_s: Seconds = 300.0  # how far a notification's timestamp may be off
@@ -171,6 +173,7 @@ class ChannelSettings(ProviderAccountSettings):
             sending_ms=int(self.timeout_s * 1000) + _SENDING_MARGIN_MS,
             query_ladder_ms=tuple(int(rung_s * 1000) for rung_s in self.query_ladder_s),
             not_found_certain_after_ms=None if certain_s is None else int(certain_s * 1000),
+            not_found_again_after_ms=tuple(int(after_s * 1000) for after_s in self.not_found_again_after_s),
             resend_delay_ms=int(self.resend_delay_s * 1000),
             resend_give_up_after_ms=int(self.resend_give_up_after_s * 1000),
             amount_may_differ=self.amount_may_differ,

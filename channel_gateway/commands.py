@@ -17,13 +17,12 @@ from channel_gateway.channel_order import (
     NotificationState,
     ProviderResult,
     Source,
-    lose,
-    start_sending,
 )
 from channel_gateway.channels.base import ReceivedNotification
 from channel_gateway.hearing import Heard, Word, carry_out, hear, order_keys
 from channel_gateway.merchants import named_merchant
 from channel_gateway.originals import check_capture, check_refund, check_void
+from channel_gateway.progress import lose, start_sending
 from channel_gateway.routing import Onward, stored
 from channel_gateway.tables import ChannelOrder, Notification
 from paykit.context import pack

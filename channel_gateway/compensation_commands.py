@@ -41,7 +41,8 @@ class EndOrAskLater(compensation.EndOrAskLater):
 class TakeAnswer(compensation.Step):
     """What the provider says of an order, asked for a repair: taken as any other answer, and the repair ends with it.
 
-    An order that was open may be settled by it; one that was settled may be contradicted, which opens a doubt.
+    An order that was open may be settled by it. One that is contradicted is in doubt then, which explains nothing: the
+    doubt has a break of its own, and this one stays.
     """
 
     desk = DESK
@@ -74,7 +75,7 @@ class TakeAnswer(compensation.Step):
         is_settled = CHANNEL_ORDER.is_terminal(after.state)
         if doubted:
             detail = f"{said} of {before.id}, which is {after.state}: {doubted[0]}"
-            compensation.end(work, DESK, row, Outcome.DONE, detail, doubted[0])
+            compensation.end(work, DESK, row, Outcome.REFUSED, detail)
         elif is_settled and not CHANNEL_ORDER.is_terminal(before.state):
             detail = f"{before.id} is {after.state}, it was {before.state}"
             compensation.end(work, DESK, row, Outcome.DONE, detail, before.id)

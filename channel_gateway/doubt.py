@@ -20,9 +20,9 @@ from channel_gateway.channel_order import (
     Mismatch,
     ProviderResult,
     ResultStatus,
-    find_mismatch,
     moved_minor,
 )
+from channel_gateway.mismatch import find_mismatch
 from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder
 from paykit.state_machine import StateMachine
 

@@ -11,18 +11,10 @@ from typing import NamedTuple
 
 from channel_gateway import doubt as doubts
 from channel_gateway import messages
-from channel_gateway.channel_order import (
-    MISMATCH_EVENT,
-    Applied,
-    ChannelPolicy,
-    Left,
-    Mismatch,
-    ProviderResult,
-    Source,
-    apply_result,
-    find_mismatch,
-)
+from channel_gateway.channel_order import MISMATCH_EVENT, ChannelPolicy, Mismatch, ProviderResult, Source
 from channel_gateway.doubt import DoubtState
+from channel_gateway.mismatch import find_mismatch
+from channel_gateway.progress import Applied, Left, apply_result
 from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder
 from paykit.store.command import Rows, Work
 from paykit.store.row import Key, key

@@ -42,7 +42,9 @@ class ChannelOrder(Row, frozen=True, kw_only=True):
     query_count: Small
     send_count: Small
     sent_at_ms: Millis | None  # when it last became SENDING
-    due_at_ms: Millis | None  # when a timer looks at it again; None once terminal
+    due_at_ms: (
+        Millis | None
+    )  # when a timer looks at it again; terminal: only where it was not found, and is asked about
     context: Blob  # paykit.context.pack
     created_at_ms: Millis
     finished_at_ms: Millis | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from channel_gateway.channel_order import PROVIDER_NOT_FOUND
 from channel_gateway.tables import ChannelOrder
 from meshctl.invariants.base import Invariant, Tally
 from meshctl.invariants.world import Slice
@@ -56,13 +57,18 @@ def payments_end(world: Slice, tally: Tally) -> None:
 
 
 def orders_end(world: Slice, tally: Tally) -> None:
-    """A channel order that has not ended is younger than the stated time."""
+    """A channel order that has not ended is younger than the stated time. Of those that have, a provider is only asked
+    about what it did not know."""
     for order in world.rows(ChannelOrder):
         tally.count()
+        is_due = order.due_at_ms is not None
         if order.state not in ("SUCCEEDED", "FAILED"):
             is_explained = world.is_explained(order.id, order.instruction_id, order.payment_id)
             ends = world.scope.may_be_open(order.created_at_ms) or is_explained
             tally.expect(ends, order.id, f"{order.state} {_age(world, order.created_at_ms)}")
+            tally.expect(is_due, order.id, f"{order.state}, and nothing goes on with it")
+        elif (order.state, order.failure_reason) != ("FAILED", PROVIDER_NOT_FOUND):
+            tally.expect(not is_due, order.id, f"{order.state}, and due")
 
 
 def unknown_holds_still(world: Slice, tally: Tally) -> None:

@@ -229,7 +229,7 @@ async def _settle(settings: MeshSettings, summary: Summary, say: Callable[[str],
 
 async def _drain(settings: MeshSettings, summary: Summary, say: Callable[[str], None]) -> None:
     try:
-        took_s = await drain.drain(settings, DRAIN_TIMEOUT_S, but_in_breaks=True)
+        took_s = await drain.drain(settings, DRAIN_TIMEOUT_S, but_in_breaks=True, and_asked_again=True)
     except drain.StillUnderWay as error:
         say(f"still under way {error}")
         summary.problems.append(f"still under way {error}")

@@ -8,7 +8,9 @@ from tests.adversary.misdeeds import LATER_MS, VERY_LATE_MS
 
 _RULES = Path(__file__).with_name("rules.yaml")
 # No error that lasts makes a queue wait for minutes: a run has none of them to spare.
-_BREAKER = {"BREAKER__OPEN_S": "1", "BREAKER__OPEN_MAX_S": "4"}
+_LIMITS = {"LIMITS__BREAKER__OPEN_S": "1", "LIMITS__BREAKER__OPEN_MAX_S": "4"}
+# What is not found after 18 s is asked about again when what comes very late has come; twice, for answers lie.
+_CHANNEL = _LIMITS | {"NOT_FOUND_AGAIN_AFTER_S": "[18, 24]"}
 
 
 def waits(seed: int, channels: list[str]) -> dict[str, str]:
@@ -27,8 +29,8 @@ def waits(seed: int, channels: list[str]) -> dict[str, str]:
         "PAYMESH_RECON__REPAIRS__ANSWER_MAX_S": "10",
         "PAYMESH_RECON__REPAIRS__LOOK_S": "3",
         **{
-            f"PAYMESH_CHANNEL_GATEWAY__CHANNELS__{channel.upper()}__LIMITS__{key}": value
+            f"PAYMESH_CHANNEL_GATEWAY__CHANNELS__{channel.upper()}__{key}": value
             for channel in channels
-            for key, value in _BREAKER.items()
+            for key, value in _CHANNEL.items()
         },
     }

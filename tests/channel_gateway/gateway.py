@@ -91,6 +91,9 @@ def card_b_settings(base_url: str) -> dict[str, Any]:
     return channel_settings(base_url) | account(base_url, CARD_B_KEY, "b-1", CARD_B_SIGNING) | {"shadow": None}
 
 
+VERY_LATE_MS = 18_000  # after the least time in which a channel may be certain of "not found"
+
+
 class Gateway:
     """Starts provider and service, calls the service, and collects its events."""
 
@@ -103,7 +106,8 @@ class Gateway:
         self._notifications_in_flight_max = notifications_in_flight_max
         self._notification_port = free_port()
         url = f"http://127.0.0.1:{self._notification_port}/notifications/{CHANNEL}"
-        self.process = ProviderProcess(folder, url, settle_ms=30, late_ms=300, notification_backoff_ms=30)
+        waits = {"settle_ms": 30, "late_ms": 300, "very_late_ms": VERY_LATE_MS, "notification_backoff_ms": 30}
+        self.process = ProviderProcess(folder, url, **waits)
         self.notification_url = url
         self.channels: dict[str, Any] = {}  # beside those of the sandbox provider
         self.second_card = False  # whether there is a second channel for cards: ``CHANNEL_B``

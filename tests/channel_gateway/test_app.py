@@ -19,6 +19,7 @@ from channel_gateway.tables import Notification
 from paykit.context import mint
 from paykit.ids import new_id, slot_in
 from paykit.store.command import Origin
+from paymesh.channel.v1 import doubt_pb2
 from tests.channel_gateway.gateway import SLOT, Gateway
 from tests.channel_gateway.orders import POLICY
 from tests.channel_gateway.provider import CHANNEL
@@ -173,12 +174,21 @@ async def test_what_a_stopped_gateway_left_is_carried_on_after_a_restart(tmp_pat
 
 
 async def test_absence_is_a_failure_where_the_channel_declares_it(tmp_path: Path, make_shards: Any) -> None:
-    gateway = await Gateway(tmp_path, make_shards(1), timeout_s=0.2, not_found_certain_after_s=15.2).start()
+    """And what is charged after that, without a word, is found when the provider is asked again."""
+    declared: dict[str, Any] = {"timeout_s": 0.2, "not_found_certain_after_s": 15.2, "not_found_again_after_s": [1, 5]}
+    gateway = await Gateway(tmp_path, make_shards(1), **declared).start()
     try:
-        order = await gateway.submit(gateway.request("CHARGE", "tok_timeout_uncharged"))
-        event = (await gateway.event(order.channel_order_id, FAILED)).channel_order
-        assert event.failure_reason == "PROVIDER_NOT_FOUND"
-        assert event.finish_time.ToMilliseconds() - event.create_time.ToMilliseconds() >= 15_200
+        never, late = [
+            await gateway.submit(gateway.request("CHARGE", token))
+            for token in ("tok_timeout_uncharged", "tok_charged_very_late_silent")
+        ]
+        for order in (never, late):
+            event = (await gateway.event(order.channel_order_id, FAILED)).channel_order
+            assert event.failure_reason == "PROVIDER_NOT_FOUND"
+            assert event.finish_time.ToMilliseconds() - event.create_time.ToMilliseconds() >= 15_200
+        found = (await gateway.event(late.channel_order_id, "live.channel.mismatch_resolved")).doubt
+        assert (found.type, found.amount.amount_minor) == (doubt_pb2.DOUBT_TYPE_LATE, 1_000)
+        assert found.channel_order_id == late.channel_order_id
     finally:
         await gateway.stop()
 

@@ -112,6 +112,18 @@ async def test_an_order_that_its_provider_confirms_leaves_nothing_to_do(gateway:
     )
 
 
+async def test_a_question_that_brings_a_new_contradiction_has_repaired_nothing(gateway: Gateway) -> None:
+    """The doubt that it opens has a break of its own; the one that it was asked for stays open."""
+    order = await gateway.submit(gateway.request("CHARGE", "tok_ok__query_answer_wrong_amount"))
+    await gateway.until(order.channel_order_id, "SUCCEEDED")
+    result = await gateway.compensate(asked("QUERY", channel_order_id=order.channel_order_id))
+    found = await gateway.event(order.channel_order_id, "live.channel.mismatch_found")
+    assert (result.outcome, result.detail) == (
+        REFUSED,
+        f"{CHANNEL} says SUCCEEDED of {order.channel_order_id}, which is SUCCEEDED: {found.doubt_id}",
+    )
+
+
 async def test_an_order_that_its_provider_contradicts_now_is_in_doubt(gateway: Gateway) -> None:
     """The provider takes its word back when its customer has decided; a notification, or a question, finds out."""
     order = await gateway.submit(gateway.request("CHARGE", "tok_charged_then_denied"))

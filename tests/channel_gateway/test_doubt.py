@@ -9,14 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channel_gateway.channel_order import (
-    ChannelOrderState,
-    DoubtType,
-    Mismatch,
-    ProviderResult,
-    ResultStatus,
-    find_mismatch,
-)
+from channel_gateway.channel_order import ChannelOrderState, DoubtType, Mismatch, ProviderResult, ResultStatus
 from channel_gateway.doubt import (
     DOUBT,
     EVIDENCE_MAX,
@@ -31,6 +24,7 @@ from channel_gateway.doubt import (
     resolved,
     said_again,
 )
+from channel_gateway.mismatch import find_mismatch
 from channel_gateway.tables import ChannelAttempt, ChannelDoubt, ChannelOrder
 from paymesh.channel.v1 import doubt_pb2
 from tests.channel_gateway.orders import NOW_MS, POLICY, make_order

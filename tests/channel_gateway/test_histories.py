@@ -1,7 +1,8 @@
 """Whatever comes in whatever order, replies, notifications and queries, of two processes: one outcome, one charge.
 
 A stateful test drives the real commands over rows in memory, against a provider with two accounts whose truth is
-known. It never lies in its replies and its answers; in one of the machines it lies in its notifications.
+known. It never lies in its replies and its answers; in one of the machines it lies in its notifications, and in one
+it charges what it has denied to know, and never says so by itself.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from channel_gateway.channel_order import (
     CHANNEL_ORDER,
     FAILED_EVENT,
+    PROVIDER_NOT_FOUND,
     PROVIDER_UNREACHABLE,
     SUCCEEDED_EVENT,
     ChannelOrderState,
     ProviderResult,
     ResultStatus,
     Source,
+    is_asked_about,
 )
 from channel_gateway.channels.base import ReceivedNotification
 from channel_gateway.commands import ApplyResult, MarkSending, TakeDue, TakeNotification
@@ -36,7 +39,10 @@ from tests.channel_gateway.orders import NOW_MS, POLICY, SLOT, make_order
 
 R = ResultStatus
 FIRST, SECOND = "sandbox_card", "sandbox_card_b"
-POLICIES = {name: msgspec.structs.replace(POLICY, channel=name) for name in (FIRST, SECOND)}
+POLICIES = {
+    name: msgspec.structs.replace(POLICY, channel=name, not_found_again_after_ms=(60_000, 3_000_000))
+    for name in (FIRST, SECOND)
+}
 WAY = Onward(channels=(SECOND,), channels_max=2, switch_on=("CARD_DECLINED", PROVIDER_UNREACHABLE))
 CONTEXT = mint(SLOT, NOW_MS, caller="test")
 LEASE_MS = 30_000
@@ -74,6 +80,7 @@ class Histories(RuleBasedStateMachine):
     """One charge that may be carried by two channels."""
 
     lies = False
+    breaks_its_word = False
 
     @initialize()
     def begin(self) -> None:
@@ -117,6 +124,15 @@ class Histories(RuleBasedStateMachine):
         if is_asked and self.desk.order.state in _OPEN:
             self.ask_and_hear()
 
+    @precondition(lambda self: self.breaks_its_word and self.desk.order.state == "ACCEPTED")
+    @rule()
+    def deny(self) -> None:
+        """A call hangs, and the provider says for certain that it does not know the order."""
+        self.fall_silent("late", is_asked=False)
+        self.wait(40_000)
+        if self.desk.order.state in _OPEN:
+            self.ask_and_hear()
+
     @precondition(lambda self: self.lies and self.desk.order.state == "ACCEPTED")
     @rule(status=st.sampled_from([R.SUCCEEDED, R.FAILED]))
     def lie_while_it_is_sent(self, status: ResultStatus) -> None:
@@ -147,16 +163,17 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: any(call.truth == "arriving" for call in self.calls))
     @rule()
     def arrive(self) -> None:
-        """What hung is charged after all, within the time that the provider has declared."""
+        """What hung is charged after all, within the time that the provider has declared, or while it is asked yet."""
         for call in [one for one in self.calls if one.truth == "arriving"]:
             self.calls.remove(call)
-            if self.desk.now_ms - call.sent_at_ms < CERTAIN_MS:
+            is_in_time = self.desk.now_ms - call.sent_at_ms < CERTAIN_MS
+            if is_in_time or (self.breaks_its_word and self.desk.order.due_at_ms is not None):
                 self.charged.add(call.channel)
 
     @rule(wait_ms=st.sampled_from([0, 500, 5_000, 12_000, 40_000, 700_000]))
     def wait(self, wait_ms: int) -> None:
         # What is certain after a time is so only once whatever hung has arrived or never will.
-        if wait_ms >= 12_000:
+        if wait_ms >= 12_000 and not self.breaks_its_word:
             self.arrive()
         self.desk.now_ms += wait_ms
 
@@ -166,12 +183,12 @@ class Histories(RuleBasedStateMachine):
         channel = self._other() if is_stale else self.desk.order.channel
         self.desk.run(TakeDue(Origin.timer(CONTEXT), self.id, POLICIES[channel], LEASE_MS))
 
-    @precondition(lambda self: self.desk.order.state in _OPEN)
+    @precondition(lambda self: is_asked_about(self.desk.order))
     @rule(is_answered=st.booleans())
     def ask(self, is_answered: bool) -> None:
         """A query begins: its answer says how things stand now."""
         order = self.desk.order
-        if order.state in _OPEN and len(self.queries) < 4:
+        if is_asked_about(order) and len(self.queries) < 4:
             answer = self._truth(order.channel) if is_answered else word(order.channel, R.UNKNOWN)
             self.queries.append((order.channel, self.desk.now_ms, answer))
 
@@ -246,12 +263,13 @@ class Histories(RuleBasedStateMachine):
         """A terminal order stays as it is, and is announced once."""
         order = self.desk.order
         if self.ended is not None:
-            assert order == self.ended
+            assert msgspec.structs.replace(order, due_at_ms=None, version=1) == self.ended
         elif CHANNEL_ORDER.is_terminal(order.state):
-            self.ended = order
+            self.ended = msgspec.structs.replace(order, due_at_ms=None, version=1)
         outcomes = self.desk.announced(SUCCEEDED_EVENT) + self.desk.announced(FAILED_EVENT)
         assert len(outcomes) == int(self.ended is not None)
-        assert (order.due_at_ms is None) == CHANNEL_ORDER.is_terminal(order.state)
+        if order.failure_reason != PROVIDER_NOT_FOUND:
+            assert (order.due_at_ms is None) == CHANNEL_ORDER.is_terminal(order.state)
 
     @invariant()
     def what_was_left_is_kept(self) -> None:
@@ -266,8 +284,8 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def no_failure_while_it_is_not_known(self) -> None:
-        """With a provider that never lies: FAILED only where nothing was charged and nothing can be any more."""
-        if not self.lies and self.desk.order.state == "FAILED":
+        """With a provider that keeps its word: FAILED only where nothing was charged and nothing can be any more."""
+        if not self.lies and not self.breaks_its_word and self.desk.order.state == "FAILED":
             assert not self.charged
             arriving = [call for call in self.calls if call.truth in ("late", "arriving")]
             assert all(self.desk.now_ms - call.sent_at_ms >= CERTAIN_MS for call in arriving)
@@ -276,14 +294,17 @@ class Histories(RuleBasedStateMachine):
         """Told the truth once more and asked, every charge that does not stand is known as what it is."""
         if not hasattr(self, "desk"):
             return
+        if self.breaks_its_word:
+            self.arrive()
         for call in list(self.calls):  # what will never be heard of again
             self.calls.remove(call)
         for channel in (FIRST, SECOND):
-            self._notify(channel, self._truth(channel))
+            if not self.breaks_its_word:
+                self._notify(channel, self._truth(channel))
         for _ in range(12):
             self.desk.now_ms += 700_000
             order = self.desk.order
-            if order.state in _OPEN:
+            if is_asked_about(order):
                 self._apply(order.channel, self._truth(order.channel), Source.QUERY, self.desk.now_ms)
             self.take_due(False)
             self.explain()
@@ -295,7 +316,7 @@ class Histories(RuleBasedStateMachine):
                 assert {(channel, "LATE"), (channel, "DUPLICATE")} & confirmed, (order, self.desk.doubts)
         if done and done not in self.charged and done in self.declined:
             assert (done, "DENIED") in confirmed, (order, self.desk.doubts)
-        if not self.lies:
+        if not self.lies and not self.breaks_its_word:
             assert not confirmed
 
 
@@ -305,6 +326,12 @@ class LyingNotifications(Histories):
     lies = True
 
 
+class LateCharges(Histories):
+    """The same, where what the provider did not know when it should have is charged after that, and never told."""
+
+    breaks_its_word = True
+
+
 _SETTINGS = settings(
     max_examples=120, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -312,3 +339,5 @@ TestHistories = Histories.TestCase
 TestHistories.settings = _SETTINGS
 TestLyingNotifications = LyingNotifications.TestCase
 TestLyingNotifications.settings = _SETTINGS
+TestLateCharges = LateCharges.TestCase
+TestLateCharges.settings = _SETTINGS

@@ -12,12 +12,11 @@ from channel_gateway.channel_order import (
     PROVIDER_UNREACHABLE,
     AttemptOutcome,
     ChannelOrderState,
-    Left,
     ProviderResult,
     ResultStatus,
     Source,
-    apply_result,
 )
+from channel_gateway.progress import Left, apply_result
 from channel_gateway.routing import Onward, onward_of, stored
 from channel_gateway.tables import ChannelOrder
 from paymesh.channel.v1 import channel_order_pb2

@@ -33,6 +33,9 @@ _OPEN_STATES: Mapping[str, Sequence[tuple[type[Row], Sequence[str]]]] = {
     ),
     "recon": ((Match, ("WAITING",)), (Repair, ("APPROVED", "SENT"))),
 }
+_ASKED_AGAIN: ColumnElement[bool] = (ChannelOrder.__table__.c.state == "FAILED") & (
+    ChannelOrder.__table__.c.due_at_ms.is_not(None)
+)
 _UNSENT: ColumnElement[bool] = Outbox.__table__.c.acked_at_ms.is_(None)
 
 
@@ -40,10 +43,13 @@ class StillUnderWay(Exception):
     """Something did not end in time; the message says how much of what."""
 
 
-async def drain(settings: MeshSettings, timeout_s: float, *, but_in_breaks: bool = False) -> float:
+async def drain(
+    settings: MeshSettings, timeout_s: float, *, but_in_breaks: bool = False, and_asked_again: bool = False
+) -> float:
     """Returns when nothing is under way, after so many seconds; StillUnderWay after ``timeout_s``.
 
-    ``but_in_breaks``: what an open break is about may wait for as long as it is open.
+    ``but_in_breaks``: what an open break is about may wait for as long as it is open. ``and_asked_again``: providers
+    have been asked once more about what they did not know.
     """
     started_s = time.monotonic()
     databases = [
@@ -61,6 +67,8 @@ async def drain(settings: MeshSettings, timeout_s: float, *, but_in_breaks: bool
                 raise StillUnderWay(f"after {timeout_s:g} s: {dict(left)}")
             in_breaks = await _in_open_breaks(databases) if but_in_breaks else frozenset()
             left = await _under_way(databases, in_breaks)
+            if and_asked_again:
+                left += await _asked_again(databases)
             quiet_looks = 0 if left else quiet_looks + 1
             await asyncio.sleep(POLL_INTERVAL_S)
     finally:
@@ -91,6 +99,16 @@ async def _under_way(databases: Sequence[tuple[str, AsyncEngine]], in_breaks: fr
                 table = row_type.__table__
                 found = await connection.execute(select(table.c.biz_id).where(table.c.state.in_(states)))
                 left[row_type.__name__] += sum(biz_id not in in_breaks for biz_id in found.scalars())
+    return +left
+
+
+async def _asked_again(databases: Sequence[tuple[str, AsyncEngine]]) -> Counter[str]:
+    left: Counter[str] = Counter()
+    for service, engine in databases:
+        if service == "channel_gateway":
+            async with engine.connect() as connection:
+                statement = select(func.count()).select_from(ChannelOrder.__table__).where(_ASKED_AGAIN)
+                left["orders to ask about again"] += (await connection.execute(statement)).scalar_one()
     return +left
 
 

@@ -27,6 +27,11 @@ CHANNELS = (
         ),
     ),
     Plant(
+        "a settled order that is asked about",
+        {"4c"},
+        ((CHANNEL, "UPDATE channel_order SET due_at_ms = 1 WHERE id = (SELECT min(id) FROM channel_order)"),),
+    ),
+    Plant(
         "a doubt that nobody is asked about",
         {"2l", "3b"},
         ((CHANNEL, "UPDATE channel_doubt SET state = 'OPEN'"),),

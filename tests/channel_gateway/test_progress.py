@@ -14,7 +14,6 @@ from channel_gateway.channel_order import (
     PROVIDER_UNREACHABLE,
     SUCCEEDED_EVENT,
     UNKNOWN_EVENT,
-    Applied,
     ChannelOrderKind,
     ChannelOrderState,
     DoubtType,
@@ -22,11 +21,10 @@ from channel_gateway.channel_order import (
     ProviderResult,
     ResultStatus,
     Source,
-    apply_result,
-    lose,
+    is_asked_about,
     moved_minor,
-    start_sending,
 )
+from channel_gateway.progress import Applied, apply_result, lose, start_sending
 from channel_gateway.tables import ChannelOrder
 from paymesh.channel.v1 import channel_order_pb2
 from tests.channel_gateway.orders import NOW_MS, POLICY, make_order, make_sending
@@ -161,6 +159,54 @@ def test_not_found_is_no_failure_before_it_is_certain() -> None:
     assert changed(applied(order, NOT_FOUND, Source.QUERY, certain_ms - 1)).state == "UNKNOWN"
     outcome = applied(order, NOT_FOUND, Source.QUERY, certain_ms)
     assert (changed(outcome).state, changed(outcome).failure_reason) == ("FAILED", PROVIDER_NOT_FOUND)
+
+
+AGAIN = msgspec.structs.replace(POLICY, not_found_again_after_ms=(60_000, 600_000))
+FAILED_MS = NOW_MS + 40_000
+
+
+def not_found_order() -> ChannelOrder:
+    """An order that failed at FAILED_MS because the provider did not know it."""
+    outcome = apply_result(make_sending(state="UNKNOWN"), NOT_FOUND, Source.QUERY, FAILED_MS, AGAIN, FAILED_MS)
+    assert outcome.announce == "channel.order_failed"
+    return changed(outcome)
+
+
+def asked_again(order: ChannelOrder, result: ProviderResult, now_ms: int) -> Applied:
+    return apply_result(order, result, Source.QUERY, now_ms, AGAIN, now_ms)
+
+
+def test_what_was_not_found_is_asked_about_again_when_the_channel_says() -> None:
+    order = not_found_order()
+    assert is_asked_about(order)
+    assert order.due_at_ms == FAILED_MS + 60_000
+    first = asked_again(order, NOT_FOUND, FAILED_MS + 61_000)
+    assert (changed(first).state, changed(first).due_at_ms, first.announce) == ("FAILED", FAILED_MS + 600_000, "")
+    last = changed(asked_again(changed(first), NOT_FOUND, FAILED_MS + 600_000))
+    assert last.due_at_ms is None
+    assert not is_asked_about(last)
+
+
+def test_what_was_not_found_and_is_there_after_all_is_a_late_success() -> None:
+    outcome = asked_again(not_found_order(), SUCCEEDED, FAILED_MS + 60_000)
+    assert outcome.mismatch is not None
+    assert outcome.mismatch.feared is DoubtType.LATE
+    assert (changed(outcome).state, changed(outcome).due_at_ms, outcome.announce) == ("FAILED", None, "")
+
+
+@pytest.mark.parametrize("result", [UNKNOWN, PENDING], ids=lambda result: result.status.value)
+def test_no_answer_about_what_was_not_found_has_the_provider_asked_until_there_is_one(result: ProviderResult) -> None:
+    order = not_found_order()
+    assert changed(asked_again(order, result, FAILED_MS + 60_000)).due_at_ms == FAILED_MS + 600_000
+    last_ms = FAILED_MS + 600_000
+    assert changed(asked_again(order, result, last_ms)).due_at_ms == last_ms + AGAIN.query_ladder_ms[-1]
+
+
+def test_a_notification_does_not_stand_for_the_question_that_is_to_be_asked() -> None:
+    order = not_found_order()
+    told = apply_result(order, FAILED, Source.NOTIFICATION, FAILED_MS + 1, AGAIN)
+    assert told == Applied()
+    assert changed(asked_again(order, FAILED, FAILED_MS + 60_000)).due_at_ms is None
 
 
 def test_not_found_says_how_it_stood_when_the_query_was_made_however_late_it_is_applied() -> None:
