@@ -80,6 +80,7 @@ class Source(StrEnum):
     REPLY = "REPLY"
     NOTIFICATION = "NOTIFICATION"
     QUERY = "QUERY"
+    STATEMENT = "STATEMENT"
 
 
 class AttemptOutcome(StrEnum):

@@ -9,10 +9,12 @@ from channel_gateway import stray
 from channel_gateway.channel_order import ChannelOrderKind, ChannelOrderState
 from channel_gateway.compensation_commands import (
     AnswerDoubtAsRepair,
+    DoubtAnother,
     EndOrAskLater,
     GiveBack,
     LookAtRefund,
     TakeAnswer,
+    is_of_another,
 )
 from channel_gateway.doubt import DoubtState
 from channel_gateway.tables import ChannelDoubt, ChannelOrder, Compensation
@@ -58,6 +60,10 @@ class Compensating:
             await self._end(row, Outcome.NOTHING_TO_DO, "there is no such channel order")
         elif order.state in _UNSENT:
             await self._end(row, None, f"{order.id} is {order.state}")
+        elif is_of_another(order, request):
+            await self._store.run(
+                DoubtAnother(Origin.timer(current()), row, order.id, self._lane(request.channel).channel.policy)
+            )
         else:
             lane = self._lane(order.channel)
             asked_at_ms = self._store.clock.now_ms()

@@ -7,11 +7,19 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from channel_gateway import stray
-from channel_gateway.channel_order import CHANNEL_ORDER, ChannelOrderState, ChannelPolicy, ProviderResult, Source
+from channel_gateway.channel_order import (
+    CHANNEL_ORDER,
+    ChannelOrderState,
+    ChannelPolicy,
+    DoubtType,
+    Mismatch,
+    ProviderResult,
+    Source,
+)
 from channel_gateway.channel_order import ResultStatus as Status
 from channel_gateway.doubt import DoubtState
 from channel_gateway.doubt_commands import AnswerDoubt
-from channel_gateway.hearing import Word, doubt_keys, hear
+from channel_gateway.hearing import Word, attempt_on, doubt_keys, hear, raise_doubt
 from channel_gateway.tables import ChannelDoubt, ChannelOrder, Compensation
 from paykit import compensation
 from paykit.compensation import COMPENSATION, CompensationRow, CompensationState, Desk, Outcome
@@ -84,6 +92,50 @@ class TakeAnswer(compensation.Step):
             compensation.end(work, DESK, row, Outcome.NOTHING_TO_DO, detail)
         else:
             compensation.ask_later(work, DESK, row, said)
+
+
+def is_of_another(order: ChannelOrder, request: compensation.Compensation) -> bool:
+    """Whether a repair is about something else that the provider says it did for the order."""
+    return request.provider_reference not in ("", order.provider_reference)
+
+
+class DoubtAnother(compensation.Step):
+    """The statement has a reference for an order that is not the one known here: a doubt, about which its channel is
+    asked. What it stands by has a break of its own, whose repair closes this one too."""
+
+    desk = DESK
+
+    def __init__(self, origin: Origin, row: CompensationRow, order_id: str, policy: ChannelPolicy) -> None:
+        super().__init__(origin, row)
+        self.order_id, self.policy = order_id, policy
+
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield from super().reads(rows)
+        yield key(ChannelOrder, self.order_id)
+        yield from doubt_keys(self.order_id)
+
+    def go_on(self, work: Work, row: CompensationRow) -> None:
+        order, request = work.get(ChannelOrder, self.order_id), compensation.request_of(row)
+        assert order is not None, "orders are never removed"
+        reference = request.provider_reference
+        attempt = None if order.channel == self.policy.channel else attempt_on(work, order, self.policy.channel)
+        if attempt is None and order.channel != self.policy.channel:
+            compensation.end(work, DESK, row, Outcome.REFUSED, f"{order.id} was never on {self.policy.channel}")
+            return
+        word = Word(
+            ProviderResult(
+                status=Status.SUCCEEDED,
+                provider_reference=reference,
+                amount_minor=request.amount.amount_minor,
+                currency=request.amount.currency_code,
+            ),
+            Source.STATEMENT,
+            self.policy,
+        )
+        feared = DoubtType.LATE if order.state == ChannelOrderState.FAILED else DoubtType.DUPLICATE
+        raise_doubt(work, order, attempt, word, Mismatch(f"a statement has {reference} for it", feared))
+        detail = f"{self.policy.channel} is asked about {reference}, which its statement has for {order.id}"
+        compensation.end(work, DESK, row, Outcome.REFUSED, detail)
 
 
 class AnswerDoubtAsRepair(AnswerDoubt):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from paykit.store.command import Work
-from recon import repairing
+from paykit.store.command import Rows, Work
+from paykit.store.row import Key, key
+from recon import repairing, siblings
 from recon.matching import BREAK, BreakState, BreakType
+from recon.repair import closed_by
 from recon.rules import Rules
 from recon.tables import Break
 from recon.views import break_to_event
@@ -31,6 +34,18 @@ class Subject(NamedTuple):
     channel_order_id: str = ""
     subject_id: str = ""
     difference_minor: int = 0
+    provider_reference: str = ""
+
+
+def others_keys(rows: Rows, channel_order_id: str) -> Iterable[Key]:
+    """What ``others_of`` needs."""
+    if channel_order_id:
+        yield key(Break, channel_order_id, "channel_order_id")
+
+
+def others_of(rows: Rows, channel_order_id: str) -> list[Break]:
+    """All breaks of a channel order; none where it is empty."""
+    return rows.many(Break, "channel_order_id", channel_order_id) if channel_order_id else []
 
 
 def open_break(
@@ -41,10 +56,12 @@ def open_break(
     evidence: str,
     rules: Rules,
     break_id: str = "",
+    others: Sequence[Break] = (),
 ) -> Break:
     """A new break, with the repair that is due for it by itself. ``risk`` is in minor units of a currency.
 
-    ``break_id``: where it follows from what found it, so that there is one.
+    ``break_id``: where it follows from what found it, so that there is one. ``others``: the breaks of its channel
+    order. Where the repair of one of them has made its difference good already, it is closed by that at once.
     """
     amount_minor, currency = risk
     opened = work.insert(
@@ -68,11 +85,15 @@ def open_break(
             channel_order_id=subject.channel_order_id,
             subject_id=subject.subject_id,
             difference_minor=subject.difference_minor,
+            provider_reference=subject.provider_reference,
         ),
         parent_id=subject.payment_id,
         note=f"{subject.kind} {wrong}",
     )
     work.publish(BREAK_OPENED, break_to_event(opened))
+    repair_id = siblings.repaired_by(opened, others)
+    if repair_id:
+        return close_break(work, opened, closed_by(repair_id), repair_id)
     repairing.opened(work, opened, rules.repairs)
     return opened
 

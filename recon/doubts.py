@@ -14,7 +14,7 @@ from paykit.store.row import Key, key
 from paymesh.channel.v1 import channel_order_pb2, doubt_pb2
 from paymesh.event.v1 import events_pb2
 from recon import matching
-from recon.breaks import Subject, add_evidence, close_break, open_break
+from recon.breaks import Subject, add_evidence, close_break, open_break, others_keys, others_of
 from recon.matching import BreakState, BreakType, CloseReason, MatchKind
 from recon.rules import Rules
 from recon.tables import Break
@@ -134,6 +134,10 @@ class ResolveDoubt(_DoubtCommand):
         super().__init__(origin, found, rules)
         self.confirmed = confirmed
 
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        yield from super().reads(rows)
+        yield from others_keys(rows, self.doubted.subject.channel_order_id)
+
     def decide(self, work: Work) -> None:
         known, so = work.get(Break, self.break_id), self.confirmed
         # A person may have closed it; what is so is at risk all the same, and told once, for a doubt ends once.
@@ -141,4 +145,5 @@ class ResolveDoubt(_DoubtCommand):
             reason = CloseReason.DISMISSED if so is None else CloseReason.SUPERSEDED
             close_break(work, self.break_of(work), reason.value)
         if so is not None:
-            open_break(work, so.subject, so.wrong, so.risk, so.evidence, self.rules)
+            others = others_of(work, so.subject.channel_order_id)
+            open_break(work, so.subject, so.wrong, so.risk, so.evidence, self.rules, others=others)

@@ -105,6 +105,9 @@ EXCEPTIONS: Mapping[tuple[BreakType, MatchKind], Remedy] = {
     (BreakType.MISSING_FIRST, MatchKind.TRADE_PAY): Remedy(RepairKind.COMPLETE, TRADE_CORE),
     (BreakType.MISSING_FIRST, MatchKind.PAY_LEDGER): Remedy(RepairKind.REVERSE, PAY_CORE),
     (BreakType.MISSING_SECOND, MatchKind.PAY_CHANNEL): _QUERY,
+    # A statement alone gives nothing back: what the provider stands by when it is asked has a break of its own.
+    (BreakType.DUPLICATE, MatchKind.STATEMENT): _QUERY,
+    (BreakType.LATE, MatchKind.STATEMENT): _QUERY,
 }
 
 # What only asks runs by itself, whatever the amount: money is moved by what is found, under the rules of its owner.
@@ -182,9 +185,9 @@ def is_automatic(broken: Break, kind: RepairKind, rules: RepairRules) -> bool:
     return kind in ASKING or 0 < abs(amount_minor) <= rules.bound_minor(broken.type, broken.currency)
 
 
-def closed_by(repair: Repair) -> str:
+def closed_by(repair_id: str) -> str:
     """The reason with which a repair that is done closes its break."""
-    return f"REPAIRED {repair.id}"
+    return f"REPAIRED {repair_id}"
 
 
 def is_wrong_after_all(repair: Repair) -> bool:

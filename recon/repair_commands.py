@@ -10,8 +10,8 @@ from paykit.errors import FailedPrecondition, FieldViolation, InvalidArgument, N
 from paykit.ids import slot_in
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
-from recon import repairing
-from recon.breaks import Subject, add_evidence, close_break, open_break
+from recon import repairing, siblings
+from recon.breaks import Subject, add_evidence, close_break, open_break, others_keys, others_of
 from recon.matching import BreakState, BreakType
 from recon.repair import (
     BY_RULE,
@@ -47,6 +47,9 @@ class ProposeRepair(Command[Repair]):
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield key(Break, self.break_id)
         yield key(Repair, self.break_id, "break_id")
+        broken = rows.get(Break, self.break_id)
+        if broken is not None:
+            yield from _sibling_keys(rows, broken)
 
     def decide(self, work: Work) -> Repair:
         broken = work.get(Break, self.break_id)
@@ -64,6 +67,9 @@ class ProposeRepair(Command[Repair]):
         missing = obstacle(broken, kind, amount_minor)
         if missing:
             raise FailedPrecondition(f"{broken.id}: {missing}", reason="NOT_REPAIRABLE", subject=broken.id)
+        standing = _sent_elsewhere(work, broken) if siblings.moves_money(kind) else None
+        if standing is not None:
+            raise repairing.under_way(standing)
         work.adopt(broken.biz_id)
         due_at_ms = work.now_ms + self.rules.repairs.look_ms
         return repairing.propose(work, broken, amount_minor, work.context.caller, self.reason, due_at_ms=due_at_ms)
@@ -132,7 +138,11 @@ class AdvanceRepair(Command[Repair]):
         self.repair_id, self.rules = repair_id, rules
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        return _repair_keys(rows, self.repair_id)
+        yield from _repair_keys(rows, self.repair_id)
+        repair = rows.get(Repair, self.repair_id)
+        broken = None if repair is None else rows.get(Break, repair.break_id)
+        if broken is not None:
+            yield from _sibling_keys(rows, broken)
 
     def decide(self, work: Work) -> Repair:
         repair, broken = _loaded(work, self.repair_id)
@@ -146,6 +156,10 @@ class AdvanceRepair(Command[Repair]):
             return work.update(asked, audit=False)
         if broken.state != BreakState.OPEN:
             return repairing.withdraw(work, repair, broken.close_reason)
+        is_next = repair.state == RepairState.APPROVED or repair.is_automatic
+        if is_next and siblings.moves_money(repair.kind) and _sent_elsewhere(work, broken) is not None:
+            # What it comes to closes this break too, or lets this repair go on.
+            return work.update(replace(repair, due_at_ms=work.now_ms + rules.look_ms), audit=False)
         if repair.state == RepairState.APPROVED:
             return self._send(work, repair)
         if repair.is_automatic:
@@ -174,7 +188,10 @@ class TakeOutcome(Command[None]):
         self.outcome, self.detail, self.effect_id = outcome, detail[:_DETAIL_MAX], effect_id
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        return _repair_keys(rows, self.repair_id)
+        yield from _repair_keys(rows, self.repair_id)
+        repair = rows.get(Repair, self.repair_id)
+        if repair is not None:
+            yield from others_keys(rows, repair.channel_order_id)
 
     def decide(self, work: Work) -> None:
         repair, broken = _loaded(work, self.repair_id)
@@ -199,11 +216,19 @@ class TakeOutcome(Command[None]):
         ended = work.update(moved, parent_id=broken.id, note=f"{self.outcome} {self.detail}"[:_DETAIL_MAX])
         if broken.state == BreakState.OPEN:
             if is_done:
-                close_break(work, broken, closed_by(ended), ended.id)
+                close_break(work, broken, closed_by(ended.id), ended.id)
+                self._close_sibling(work, ended, broken)
             else:
                 add_evidence(work, broken, f"{ended.id} {ended.kind} {self.outcome}: {self.detail}")
         elif is_done and is_wrong_after_all(ended):
             self._reopen(work, ended, broken)
+
+    def _close_sibling(self, work: Work, repair: Repair, broken: Break) -> None:
+        """What the channel says and what its statement says of one difference is made good by one repair."""
+        if siblings.moves_money(repair.kind):
+            sibling = siblings.made_good_with(broken, others_of(work, broken.channel_order_id))
+            if sibling is not None:
+                close_break(work, sibling, closed_by(repair.id), repair.id)
 
     def _reopen(self, work: Work, repair: Repair, broken: Break) -> None:
         """The difference had gone before the repair was carried out: now the repair makes one, the other way round."""
@@ -230,6 +255,24 @@ def _repair_keys(rows: Rows, repair_id: str) -> Iterable[Key]:
     repair = rows.get(Repair, repair_id)
     if repair is not None:
         yield key(Break, repair.break_id)
+
+
+def _sibling_keys(rows: Rows, broken: Break) -> Iterable[Key]:
+    """The other breaks of the channel order, and the repairs of those that are about the same difference."""
+    yield from others_keys(rows, broken.channel_order_id)
+    for other in others_of(rows, broken.channel_order_id):
+        if siblings.is_same_difference(broken, other):
+            yield key(Repair, other.id, "break_id")
+
+
+def _sent_elsewhere(work: Work, broken: Break) -> Repair | None:
+    """A repair that is being carried out, and would make the difference of ``broken`` good as well."""
+    for other in others_of(work, broken.channel_order_id):
+        if siblings.is_same_difference(broken, other):
+            for repair in work.many(Repair, "break_id", other.id):
+                if repair.state == RepairState.SENT and siblings.moves_money(repair.kind):
+                    return repair
+    return None
 
 
 def _loaded(work: Work, repair_id: str) -> tuple[Repair, Break]:

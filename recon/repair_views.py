@@ -67,6 +67,7 @@ def compensation_of(row: Repair) -> compensation_service_pb2.Compensation:
         evidence=row.evidence,
         proposed_by=row.proposed_by,
         approved_by=row.decided_by,
+        provider_reference=row.provider_reference,
     )
 
 

@@ -57,6 +57,7 @@ def propose(work: Work, broken: Break, amount_minor: int, proposed_by: str, prop
         decided_at_ms=None,
         sent_at_ms=None,
         finished_at_ms=None,
+        provider_reference=broken.provider_reference,
     )
     return work.insert(
         repair, parent_id=broken.id, note=f"{remedy.kind} {amount_minor} {broken.currency} by {proposed_by}"

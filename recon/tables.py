@@ -36,7 +36,7 @@ class Match(Row, frozen=True, kw_only=True):
         return "pay" + self.id[3:]
 
 
-@mapped(metadata, "recon_break", index=[("state", "id"), ("biz_id",), ("match_key",)])
+@mapped(metadata, "recon_break", index=[("state", "id"), ("biz_id",), ("match_key",), ("channel_order_id",)])
 class Break(Row, frozen=True, kw_only=True):
     """A difference that somebody owns until it is explained ("brk_…")."""
 
@@ -58,7 +58,8 @@ class Break(Row, frozen=True, kw_only=True):
     channel_order_id: Id = ""
     subject_id: Id = ""  # a doubt ("dbt_…"), a line of a statement ("stl_…")
     difference_minor: Minor = 0  # by how much more came in at the provider than in our books; 0: not known
-    repair_id: Id = ""  # the repair that closed it
+    repair_id: Id = ""  # the repair that closed it: its own, or that of a break about the same difference
+    provider_reference: Name = ""  # that a line of a statement has
 
 
 @mapped(
@@ -126,6 +127,7 @@ class Repair(Row, frozen=True, kw_only=True):
     decided_at_ms: Millis | None
     sent_at_ms: Millis | None
     finished_at_ms: Millis | None
+    provider_reference: Name = ""  # of the break
 
 
 @mapped(

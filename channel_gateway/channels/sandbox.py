@@ -7,6 +7,7 @@ import datetime
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -139,8 +140,10 @@ class SandboxChannel(WithoutStatements):
         return await self._send("/v1/voids", order, {"original_reference": order.original_channel_order_id})
 
     async def query(self, order: ChannelOrder) -> ProviderResult:
+        """By the provider's own reference where it is known: of what was done twice, it names the one."""
+        reference = quote(order.provider_reference or order.id, safe="")
         try:
-            status, answer = await self._exchange("GET", f"/v1/orders/{order.id}", None, {})
+            status, answer = await self._exchange("GET", f"/v1/orders/{reference}", None, {})
         except Unanswered as error:
             log.info("channel_query_unanswered", channel=self.name, channel_order_id=order.id, error=str(error))
             return _UNKNOWN

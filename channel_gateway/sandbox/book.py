@@ -22,6 +22,7 @@ from channel_gateway.sandbox.behaviour import Behaviour
 from channel_gateway.sandbox.book_file import (
     as_deed,
     as_entry,
+    by_provider_reference,
     by_reference,
     load_entries,
     open_book,
@@ -111,7 +112,7 @@ class Book:
         return placed
 
     async def find(self, account: str, reference: str) -> Entry | None:
-        """The entry an account calls ``reference``, whether it exists yet or not."""
+        """The entry that an account, or the provider, calls ``reference``, whether it exists yet or not."""
         entry: Entry | None = await self._submit(Find(account, reference))
         return entry
 
@@ -202,7 +203,7 @@ class Book:
                     )
                 write_deeds(connection, [op for op in operations if isinstance(op, Deed)])
                 finds = {op.reference for op in operations if isinstance(op, Find)}
-                found = by_reference(connection, finds)
+                found = by_provider_reference(connection, finds) | by_reference(connection, finds)
                 for index, operation in enumerate(operations):
                     if isinstance(operation, Find):
                         results[index] = found.get((operation.account, operation.reference))

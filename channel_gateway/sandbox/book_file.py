@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from channel_gateway.sandbox.book_tables import (
     ENTRY_FIELDS,
     FIND,
+    FIND_PROVIDERS,
     REPLACED_INDEXES,
     WAITING,
     deed_table,
@@ -85,6 +86,14 @@ def load_entries(connection: Connection, statement: Any, values: set[str]) -> li
 def by_reference(connection: Connection, references: set[str]) -> dict[tuple[str, str], Entry]:
     """Entries by (account, reference)."""
     return {(entry.account, entry.reference): entry for entry in load_entries(connection, FIND, references)}
+
+
+def by_provider_reference(connection: Connection, references: set[str]) -> dict[tuple[str, str], Entry]:
+    """Entries by (account, provider reference): of what was booked twice, each."""
+    return {
+        (entry.account, entry.provider_reference): entry
+        for entry in load_entries(connection, FIND_PROVIDERS, references)
+    }
 
 
 def write(connection: Connection, decisions: Sequence[Decision]) -> None:

@@ -58,6 +58,7 @@ entry_table = Table(
     Index("uq_entry_reference_copy", "reference", "account", "copy_no", unique=True),
     Index("uq_entry_idempotency_key_copy", "idempotency_key", "account", "copy_no", unique=True),
     Index("ix_entry_original_reference", "original_reference", "account"),
+    Index("ix_entry_provider_reference", "provider_reference"),
     Index("ix_entry_settle_at_ms", "account", "settle_at_ms"),
 )
 # The indexes of earlier versions, under which nothing could be booked twice.
@@ -93,6 +94,7 @@ _ENTRY_COLUMNS = [entry_table.c[name] for name in ENTRY_FIELDS]
 _NOTIFICATION_FIELDS = [field.name for field in msgspec.structs.fields(Notification)]
 _VALUES: BindParameter[Any] = bindparam("values", expanding=True)
 FIND = select(*_ENTRY_COLUMNS).where(entry_table.c.reference.in_(_VALUES), entry_table.c.copy_no == 0)
+FIND_PROVIDERS = select(*_ENTRY_COLUMNS).where(entry_table.c.provider_reference.in_(_VALUES))
 FIND_KEY = select(*_ENTRY_COLUMNS).where(entry_table.c.idempotency_key.in_(_VALUES), entry_table.c.copy_no == 0)
 FOLLOWERS = select(*_ENTRY_COLUMNS).where(
     entry_table.c.original_reference.in_(_VALUES), entry_table.c.outcome == "succeeded"

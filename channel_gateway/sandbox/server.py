@@ -224,9 +224,10 @@ class Provider:
     ) -> web.StreamResponse:  # fmt: skip
         reference = request.match_info["reference"]
         await self._delay(settings, operation, reference)
+        entry = await self._book.find(name, reference)
+        reference = reference if entry is None else entry.reference  # whatever it was asked by
         forced = window.behaviour if window is not None else None
         forced = forced or self._admin.faults.choose("query", name, "", reference)
-        entry = await self._book.find(name, reference)
         if entry is not None and not entry.exists(self._clock.now_ms()):
             entry = None
         behaviour = forced or self._as_token_says(reference, entry.token if entry is not None else "")

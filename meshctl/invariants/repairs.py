@@ -13,6 +13,7 @@ from pay_core.adjustment import ADJUST
 from pay_core.tables import Account, Adjustment, Entry
 from paykit.compensation import CompensationRow, CompensationState
 from recon.repair import BY_RULE, closed_by
+from recon.siblings import is_same_difference
 from recon.tables import Break, Repair
 
 _APPROVED = ("APPROVED", "SENT", "DONE", "FAILED")
@@ -20,7 +21,10 @@ _OUT = ("SENT", "DONE", "FAILED")  # a service has heard of it
 
 
 def breaks_close_for_a_reason(world: Slice, tally: Tally) -> None:
-    """A CLOSED break says why and when; one that a repair closed names it, and that is DONE. An OPEN one says none."""
+    """A CLOSED break says why and when; one that a repair closed names it, and that is DONE: its own, or that of one
+    other break about the same difference. An OPEN one says none."""
+    breaks = {row.id: row for row in world.rows(Break)}
+    shared: Counter[str] = Counter()
     for row in world.rows(Break):
         tally.count()
         is_closed = row.state == "CLOSED"
@@ -28,8 +32,11 @@ def breaks_close_for_a_reason(world: Slice, tally: Tally) -> None:
         tally.expect(is_told, row.id, f"{row.state} at {row.closed_at_ms} for {row.close_reason!r}")
         if row.repair_id:
             repair = world.repairs.get(row.repair_id)
-            fits = repair is not None and (repair.break_id, repair.state) == (row.id, "DONE")
-            fits = fits and repair is not None and row.close_reason == closed_by(repair)
+            repaired = None if repair is None else breaks.get(repair.break_id)
+            shared[row.repair_id] += repaired is not row
+            fits = repaired is not None and (repaired is row or is_same_difference(row, repaired))
+            fits = fits and repair is not None and (repair.state, row.close_reason) == ("DONE", closed_by(repair.id))
+            fits = fits and shared[row.repair_id] <= 1
             tally.expect(fits, row.id, f"closed by {row.repair_id}, which did not do it: {row.close_reason!r}")
 
 

@@ -72,7 +72,7 @@ def judge(order: RecordedOrder | None, lines: Sequence[StatementLine], grace_day
         return _unexpected(own, differences)
     if not own:
         return _silent(order, ordered, differences)
-    settled = next((line for line in own if _agrees(line, order, wanted_minor)), own[0])
+    settled = min(own, key=lambda line: (not _agrees(line, order, wanted_minor), _is_another(line, order)))
     for line in own:
         differences[line.id] = BreakType.DUPLICATE
     wrong = differences[settled.id] = _difference(settled, order, wanted_minor, ordered, grace_days)
@@ -118,6 +118,11 @@ def _silent(
 
 def _agrees(line: StatementLine, order: RecordedOrder, wanted_minor: int) -> bool:
     return line.currency == order.currency and line.amount_minor == wanted_minor
+
+
+def _is_another(line: StatementLine, order: RecordedOrder) -> bool:
+    """Whether it names another of the provider's orders than the one that is known."""
+    return line.provider_reference not in ("", order.provider_reference)
 
 
 def _difference(

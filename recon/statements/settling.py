@@ -11,7 +11,7 @@ from paykit.ids import slot_in
 from paykit.money import format_minor, is_currency
 from paykit.store.command import Command, Origin, Rows, Work
 from paykit.store.row import Key, key
-from recon.breaks import Subject, close_break, open_break
+from recon.breaks import Subject, close_break, open_break, others_keys, others_of
 from recon.matching import BreakState, BreakType, CloseReason, MatchKind, match_key
 from recon.rules import Rules
 from recon.statements import identity, judging
@@ -61,6 +61,7 @@ class Settle(Command[Judged]):
             yield Key(StatementLine, "match_ref", ref)
             if ref.startswith(ORDER_PREFIX):
                 yield Key(RecordedOrder, "id", ref)
+                yield from others_keys(rows, ref)
                 order = rows.get(RecordedOrder, ref)
                 if order is not None and order.break_id is not None:
                     yield key(Break, order.break_id)
@@ -229,10 +230,12 @@ class _Case:
             channel_order_id=self._ref if self._ref.startswith(ORDER_PREFIX) else "",
             subject_id="" if line is None else line.id,
             difference_minor=judging.difference_minor(wrong, order, line),
+            provider_reference="" if line is None else line.provider_reference,
         )
         risk = judging.at_risk(wrong, order, line)
         self._opened += 1
-        return open_break(self._work, subject, wrong, risk, evidence(order, line), command.rules).id
+        others = others_of(self._work, subject.channel_order_id)
+        return open_break(self._work, subject, wrong, risk, evidence(order, line), command.rules, others=others).id
 
 
 def _takes_over(line: StatementLine, gone: StatementLine, judgement: Judgement) -> bool:

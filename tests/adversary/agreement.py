@@ -209,7 +209,8 @@ def _sums(books: Books, there: dict[str, Counter[Key]], here: dict[str, Counter[
 
 
 def _statements(books: Books, verdict: Verdict) -> None:
-    """What the statements say and recon's orders do not is what the open breaks between the two make, to the cent.
+    """What the statements say and recon's orders do not is what the breaks between the two make that are open or
+    repaired, to the cent.
 
     An order whose outcome is not known has no row in recon yet: its line is missing there, and a break.
     """
@@ -222,8 +223,9 @@ def _statements(books: Books, verdict: Verdict) -> None:
     for order in books.recorded.values():
         if order.state == "SUCCEEDED":
             apart[order.channel, order.currency] -= SIGN.get(order.kind, 0) * order.amount_minor
-    for one in books.open_breaks:
-        if one.kind == "STATEMENT":
+    for one in books.breaks:
+        # What a repair has made good differs still: a stray charge is no order of ours, and what is adjusted stays one.
+        if one.kind == "STATEMENT" and (one.state == "OPEN" or one.repair_id):
             for key, amount_minor in _apart(books, one).items():
                 apart[key] -= amount_minor
     for key, left_minor in apart.items():

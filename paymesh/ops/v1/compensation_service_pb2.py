@@ -29,7 +29,7 @@ from paymesh.recon.v1 import break_pb2 as paymesh_dot_recon_dot_v1_dot_break__pb
 from paymesh.recon.v1 import repair_pb2 as paymesh_dot_recon_dot_v1_dot_repair__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)paymesh/ops/v1/compensation_service.proto\x12\x0epaymesh.ops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/recon/v1/break.proto\x1a\x1dpaymesh/recon/v1/repair.proto\"\xa3\x03\n\x0c\x43ompensation\x12\x11\n\trepair_id\x18\x01 \x01(\t\x12\x10\n\x08\x62reak_id\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.paymesh.recon.v1.RepairKind\x12\x0f\n\x07service\x18\x04 \x01(\t\x12/\n\nbreak_type\x18\x05 \x01(\x0e\x32\x1b.paymesh.recon.v1.BreakType\x12/\n\nmatch_kind\x18\x06 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x12\n\npayment_id\x18\x07 \x01(\t\x12\x16\n\x0einstruction_id\x18\x08 \x01(\t\x12\x18\n\x10\x63hannel_order_id\x18\t \x01(\t\x12\x12\n\nsubject_id\x18\n \x01(\t\x12\x0f\n\x07\x63hannel\x18\x0b \x01(\t\x12(\n\x06\x61mount\x18\x0c \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x10\n\x08\x65vidence\x18\r \x01(\t\x12\x13\n\x0bproposed_by\x18\x0e \x01(\t\x12\x13\n\x0b\x61pproved_by\x18\x0f \x01(\t\"\xea\x01\n\x12\x43ompensationResult\x12\x11\n\trepair_id\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.paymesh.recon.v1.RepairKind\x12\x30\n\x07outcome\x18\x04 \x01(\x0e\x32\x1f.paymesh.recon.v1.RepairOutcome\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x11\n\teffect_id\x18\x06 \x01(\t\x12/\n\x0b\x66inish_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x11\x43ompensateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x0c\x63ompensation\x18\x02 \x01(\x0b\x32\x1c.paymesh.ops.v1.Compensation\"H\n\x12\x43ompensateResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".paymesh.ops.v1.CompensationResult\"+\n\x16GetCompensationRequest\x12\x11\n\trepair_id\x18\x01 \x01(\t\"M\n\x17GetCompensationResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".paymesh.ops.v1.CompensationResult2\xda\x01\n\x13\x43ompensationService\x12Y\n\nCompensate\x12!.paymesh.ops.v1.CompensateRequest\x1a\".paymesh.ops.v1.CompensateResponse\"\x04\xa0\xbb\x18\x01\x12h\n\x0fGetCompensation\x12&.paymesh.ops.v1.GetCompensationRequest\x1a\'.paymesh.ops.v1.GetCompensationResponse\"\x04\xa0\xbb\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)paymesh/ops/v1/compensation_service.proto\x12\x0epaymesh.ops.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpaymesh/common/v1/money.proto\x1a\x1fpaymesh/common/v1/options.proto\x1a\x1cpaymesh/recon/v1/break.proto\x1a\x1dpaymesh/recon/v1/repair.proto\"\xbf\x03\n\x0c\x43ompensation\x12\x11\n\trepair_id\x18\x01 \x01(\t\x12\x10\n\x08\x62reak_id\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.paymesh.recon.v1.RepairKind\x12\x0f\n\x07service\x18\x04 \x01(\t\x12/\n\nbreak_type\x18\x05 \x01(\x0e\x32\x1b.paymesh.recon.v1.BreakType\x12/\n\nmatch_kind\x18\x06 \x01(\x0e\x32\x1b.paymesh.recon.v1.MatchKind\x12\x12\n\npayment_id\x18\x07 \x01(\t\x12\x16\n\x0einstruction_id\x18\x08 \x01(\t\x12\x18\n\x10\x63hannel_order_id\x18\t \x01(\t\x12\x12\n\nsubject_id\x18\n \x01(\t\x12\x0f\n\x07\x63hannel\x18\x0b \x01(\t\x12(\n\x06\x61mount\x18\x0c \x01(\x0b\x32\x18.paymesh.common.v1.Money\x12\x10\n\x08\x65vidence\x18\r \x01(\t\x12\x13\n\x0bproposed_by\x18\x0e \x01(\t\x12\x13\n\x0b\x61pproved_by\x18\x0f \x01(\t\x12\x1a\n\x12provider_reference\x18\x10 \x01(\t\"\xea\x01\n\x12\x43ompensationResult\x12\x11\n\trepair_id\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.paymesh.recon.v1.RepairKind\x12\x30\n\x07outcome\x18\x04 \x01(\x0e\x32\x1f.paymesh.recon.v1.RepairOutcome\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\x12\x11\n\teffect_id\x18\x06 \x01(\t\x12/\n\x0b\x66inish_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x11\x43ompensateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x32\n\x0c\x63ompensation\x18\x02 \x01(\x0b\x32\x1c.paymesh.ops.v1.Compensation\"H\n\x12\x43ompensateResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".paymesh.ops.v1.CompensationResult\"+\n\x16GetCompensationRequest\x12\x11\n\trepair_id\x18\x01 \x01(\t\"M\n\x17GetCompensationResponse\x12\x32\n\x06result\x18\x01 \x01(\x0b\x32\".paymesh.ops.v1.CompensationResult2\xda\x01\n\x13\x43ompensationService\x12Y\n\nCompensate\x12!.paymesh.ops.v1.CompensateRequest\x1a\".paymesh.ops.v1.CompensateResponse\"\x04\xa0\xbb\x18\x01\x12h\n\x0fGetCompensation\x12&.paymesh.ops.v1.GetCompensationRequest\x1a\'.paymesh.ops.v1.GetCompensationResponse\"\x04\xa0\xbb\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,17 +41,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPENSATIONSERVICE'].methods_by_name['GetCompensation']._loaded_options = None
   _globals['_COMPENSATIONSERVICE'].methods_by_name['GetCompensation']._serialized_options = b'\240\273\030\001'
   _globals['_COMPENSATION']._serialized_start=220
-  _globals['_COMPENSATION']._serialized_end=639
-  _globals['_COMPENSATIONRESULT']._serialized_start=642
-  _globals['_COMPENSATIONRESULT']._serialized_end=876
-  _globals['_COMPENSATEREQUEST']._serialized_start=878
-  _globals['_COMPENSATEREQUEST']._serialized_end=969
-  _globals['_COMPENSATERESPONSE']._serialized_start=971
-  _globals['_COMPENSATERESPONSE']._serialized_end=1043
-  _globals['_GETCOMPENSATIONREQUEST']._serialized_start=1045
-  _globals['_GETCOMPENSATIONREQUEST']._serialized_end=1088
-  _globals['_GETCOMPENSATIONRESPONSE']._serialized_start=1090
-  _globals['_GETCOMPENSATIONRESPONSE']._serialized_end=1167
-  _globals['_COMPENSATIONSERVICE']._serialized_start=1170
-  _globals['_COMPENSATIONSERVICE']._serialized_end=1388
+  _globals['_COMPENSATION']._serialized_end=667
+  _globals['_COMPENSATIONRESULT']._serialized_start=670
+  _globals['_COMPENSATIONRESULT']._serialized_end=904
+  _globals['_COMPENSATEREQUEST']._serialized_start=906
+  _globals['_COMPENSATEREQUEST']._serialized_end=997
+  _globals['_COMPENSATERESPONSE']._serialized_start=999
+  _globals['_COMPENSATERESPONSE']._serialized_end=1071
+  _globals['_GETCOMPENSATIONREQUEST']._serialized_start=1073
+  _globals['_GETCOMPENSATIONREQUEST']._serialized_end=1116
+  _globals['_GETCOMPENSATIONRESPONSE']._serialized_start=1118
+  _globals['_GETCOMPENSATIONRESPONSE']._serialized_end=1195
+  _globals['_COMPENSATIONSERVICE']._serialized_start=1198
+  _globals['_COMPENSATIONSERVICE']._serialized_end=1416
 # @@protoc_insertion_point(module_scope)

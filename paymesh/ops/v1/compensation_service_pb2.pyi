@@ -41,6 +41,7 @@ class Compensation(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     PROPOSED_BY_FIELD_NUMBER: _builtins.int
     APPROVED_BY_FIELD_NUMBER: _builtins.int
+    PROVIDER_REFERENCE_FIELD_NUMBER: _builtins.int
     repair_id: _builtins.str
     """"rpr_…": what makes it the same one again."""
     break_id: _builtins.str
@@ -69,6 +70,8 @@ class Compensation(_message.Message):
     """Who proposed it."""
     approved_by: _builtins.str
     """Who approved it."""
+    provider_reference: _builtins.str
+    """The provider's reference that the break is about: of what was done twice, the one that nobody knows here."""
     @_builtins.property
     def amount(self) -> _money_pb2.Money:
         """What it is over; of an ADJUST with its sign."""
@@ -91,10 +94,11 @@ class Compensation(_message.Message):
         evidence: _builtins.str = ...,
         proposed_by: _builtins.str = ...,
         approved_by: _builtins.str = ...,
+        provider_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "approved_by", b"approved_by", "break_id", b"break_id", "break_type", b"break_type", "channel", b"channel", "channel_order_id", b"channel_order_id", "evidence", b"evidence", "instruction_id", b"instruction_id", "kind", b"kind", "match_kind", b"match_kind", "payment_id", b"payment_id", "proposed_by", b"proposed_by", "repair_id", b"repair_id", "service", b"service", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "approved_by", b"approved_by", "break_id", b"break_id", "break_type", b"break_type", "channel", b"channel", "channel_order_id", b"channel_order_id", "evidence", b"evidence", "instruction_id", b"instruction_id", "kind", b"kind", "match_kind", b"match_kind", "payment_id", b"payment_id", "proposed_by", b"proposed_by", "provider_reference", b"provider_reference", "repair_id", b"repair_id", "service", b"service", "subject_id", b"subject_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
