@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from channel_gateway.sandbox.client import BookEntry, read_book
 from paykit import compensation
 from paykit.ids import new_id
 from paymesh.channel.v1 import doubt_pb2
+from paymesh.common.v1 import money_pb2
 from paymesh.recon.v1 import repair_pb2
 from tests.channel_gateway.gateway import SLOT, Gateway
-from tests.channel_gateway.provider import CHANNEL, WALLET
+from tests.channel_gateway.provider import ADMIN_KEY, CHANNEL, WALLET
 
 DONE, NOTHING_TO_DO, REFUSED = (
     repair_pb2.REPAIR_OUTCOME_DONE,
@@ -40,6 +42,12 @@ async def stray(gateway: Gateway, token: str = "tok_declined_then_charged", **ch
     event = await gateway.event(order.channel_order_id, "live.channel.mismatch_resolved")
     assert (event.doubt.state, event.doubt.type) == (doubt_pb2.DOUBT_STATE_CONFIRMED, doubt_pb2.DOUBT_TYPE_LATE)
     return event.doubt
+
+
+async def booked_for(gateway: Gateway, order: Any) -> list[BookEntry]:
+    """What the provider has for an order, as often as it has it."""
+    entries = [entry async for entry in read_book(gateway.process.url, ADMIN_KEY)]
+    return [entry for entry in entries if order.channel_order_id in (entry.reference, entry.original_reference)]
 
 
 async def test_a_charge_that_was_taken_after_all_is_given_back_once(gateway: Gateway) -> None:
@@ -110,6 +118,38 @@ async def test_an_order_that_its_provider_confirms_leaves_nothing_to_do(gateway:
         NOTHING_TO_DO,
         f"{order.channel_order_id} is SUCCEEDED already; {CHANNEL} says SUCCEEDED",
     )
+
+
+@pytest.mark.parametrize("token", ["tok_booked_twice", "tok_booked_twice_silent"])
+async def test_a_charge_that_was_booked_twice_is_found_and_one_of_them_given_back(gateway: Gateway, token: str) -> None:
+    """By its notification, or by the reference that the statement has for it: the provider is asked by that one."""
+    order = await gateway.submit(gateway.request("CHARGE", token))
+    known = await gateway.until(order.channel_order_id, "SUCCEEDED")
+    booked = await booked_for(gateway, order)
+    (other,) = {entry.provider_reference for entry in booked} - {known.provider_reference}
+    if token.endswith("silent"):
+        found = {"channel_order_id": order.channel_order_id, "channel": CHANNEL, "provider_reference": other}
+        amount = money_pb2.Money(currency_code="EUR", amount_minor=1_000)
+        result = await gateway.compensate(asked("QUERY", amount=amount, **found))
+        assert (result.outcome, result.detail) == (
+            REFUSED,
+            f"{CHANNEL} is asked about {other}, which its statement has for {order.channel_order_id}",
+        )
+    doubt = (await gateway.event(order.channel_order_id, "live.channel.mismatch_resolved")).doubt
+    assert (doubt.state, doubt.type) == (doubt_pb2.DOUBT_STATE_CONFIRMED, doubt_pb2.DOUBT_TYPE_DUPLICATE)
+    assert (doubt.provider_reference, doubt.amount.amount_minor) == (other, 1_000)
+    assert (await gateway.compensate(asked("REFUND", subject_id=doubt.doubt_id))).outcome == DONE
+    moved = [(entry.kind, entry.status) for entry in await booked_for(gateway, order)]
+    assert sorted(moved) == [("charge", "succeeded"), ("charge", "succeeded"), ("refund", "succeeded")]
+    assert await gateway.get(order.channel_order_id) == known
+
+
+async def test_a_statement_of_a_channel_that_never_had_the_order_says_nothing_of_it(gateway: Gateway) -> None:
+    order = await gateway.submit(gateway.request("CHARGE", "tok_ok"))
+    await gateway.until(order.channel_order_id, "SUCCEEDED")
+    found = {"channel_order_id": order.channel_order_id, "channel": WALLET, "provider_reference": "sbx_charge_other"}
+    result = await gateway.compensate(asked("QUERY", **found))
+    assert (result.outcome, result.detail) == (REFUSED, f"{order.channel_order_id} was never on {WALLET}")
 
 
 async def test_a_question_that_brings_a_new_contradiction_has_repaired_nothing(gateway: Gateway) -> None:

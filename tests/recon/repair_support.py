@@ -16,7 +16,7 @@ from paykit.store.store import Store
 from paykit.store.system import Outbox
 from paymesh.event.v1 import compensation_pb2
 from paymesh.recon.v1 import repair_service_pb2
-from recon.breaks import Subject, close_break, open_break
+from recon.breaks import Subject, close_break, open_break, others_keys, others_of
 from recon.matching import BreakType, MatchKind, match_key
 from recon.repair import Outcome
 from recon.repair_commands import (
@@ -70,9 +70,13 @@ class OpenBreak(Command[Break]):
         self.type, self.rules, self.amount_minor = type_, rules, amount_minor
         self.subject = subject._replace(**changes)
 
+    def reads(self, rows: Rows) -> Iterable[Key]:
+        return others_keys(rows, self.subject.channel_order_id)
+
     def decide(self, work: Work) -> Break:
         risk = (abs(self.amount_minor), "EUR")
-        return open_break(work, self.subject, self.type, risk, "seen by the test", self.rules)
+        others = others_of(work, self.subject.channel_order_id)
+        return open_break(work, self.subject, self.type, risk, "seen by the test", self.rules, others=others)
 
 
 class CloseByMatch(Command[None]):

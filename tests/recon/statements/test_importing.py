@@ -10,8 +10,10 @@ from sqlalchemy import select
 from paykit.context import mint
 from paykit.errors import FailedPrecondition, InvalidArgument
 from paykit.store.store import Store
+from recon.matching import BreakType, MatchKind
 from recon.statements.importing import Importer, Phase
 from recon.tables import Break, Statement
+from tests.recon.repair_support import Desk, rules_with
 from tests.recon.statements.support import (
     CHANNEL,
     NOW_MS,
@@ -114,6 +116,27 @@ async def test_each_difference_is_a_break_of_its_type(store: Store, importer: Im
     assert (told.biz_id, told.channel, told.channel_order_id) == (amount.biz_id, CHANNEL, amount.id)
     assert (told.subject_id, told.difference_minor) == (lines["1"].id, 250)
     assert "line 2 of 2026-11-29: 12.50 EUR" in told.evidence
+
+
+async def test_what_was_given_back_already_is_closed_where_its_statement_shows_it(
+    store: Store, importer: Importer
+) -> None:
+    failed, twice = order(1, state="FAILED"), order(2, provider_reference="ref-1")
+    await plant(store, [failed, twice])
+    desks = [Desk(store, rules_with(), slot=one.slot) for one in (failed, twice)]
+    repaired = []
+    for desk, one, type_ in zip(desks, (failed, twice), (BreakType.LATE, BreakType.DUPLICATE), strict=True):
+        broken = await desk.opened(type_, 1_000, MatchKind.PAY_CHANNEL, channel=CHANNEL, channel_order_id=one.id)
+        repair = await desk.advance(await desk.approve(await desk.propose(broken)))
+        await desk.told(repair, message_id=repair.id)
+        repaired.append(f"REPAIRED {repair.id}")
+    rows = [of_order(failed, "1"), of_order(twice, "2"), row("CHARGE", "3", "10.00", twice.id, "ref-2")]
+    await import_file(importer, csv_file(rows))
+    closed = await store.fetch_everywhere(Break, select(Break.__table__), shadow=False)
+    assert await open_breaks(store) == []
+    stated = {one.channel_order_id: one.close_reason for one in closed if one.kind == MatchKind.STATEMENT}
+    assert stated == {failed.id: repaired[0], twice.id: repaired[1]}
+    assert {one.provider_reference for one in closed if one.channel_order_id == twice.id} == {"", "ref-2"}
 
 
 async def test_a_line_finds_its_order_by_the_providers_reference(store: Store, importer: Importer) -> None:

@@ -141,6 +141,14 @@ def test_a_charge_that_was_taken_back_altogether_is_a_difference() -> None:
     assert told.differences[back.id] is BreakType.STATUS_MISMATCH
 
 
+def test_of_two_that_agree_the_one_with_the_known_reference_is_the_orders_own() -> None:
+    known = order(7, id=ORDER_ID, provider_reference="ref-1")
+    other, own = line(line_no=2, provider_reference="ref-2"), line(line_no=3, provider_reference="ref-1")
+    told = judge(known, [other, own], GRACE_DAYS)
+    assert (told.settlement, told.line_id) == (Settlement.AGREED, own.id)
+    assert told.differences == {other.id: BreakType.DUPLICATE, own.id: None}
+
+
 def test_what_agrees_is_taken_before_what_came_first() -> None:
     wrong, right = line(5, line_no=2), line(line_no=3)
     told = judge(order(7, id=ORDER_ID), [wrong, right], GRACE_DAYS)
