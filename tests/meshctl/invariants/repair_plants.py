@@ -47,6 +47,18 @@ REPAIRS = (
         ((RECON, "UPDATE recon_repair SET break_type = 'LATE' WHERE state = 'DONE'"),),
     ),
     Plant(
+        "a break closed by the repair of another difference",
+        {"9a"},
+        (
+            (
+                RECON,
+                "UPDATE recon_break SET repair_id = (SELECT max(id) FROM recon_repair WHERE state = 'DONE'),"
+                " close_reason = 'REPAIRED ' || (SELECT max(id) FROM recon_repair WHERE state = 'DONE')"
+                " WHERE state = 'CLOSED' AND repair_id = ''",
+            ),
+        ),
+    ),
+    Plant(
         "two repairs of a break under way",
         {"8a", "9b"},
         (
@@ -56,7 +68,7 @@ REPAIRS = (
                 " break_type, match_kind, match_key, kind, state, service, channel, payment_id, channel_order_id,"
                 " subject_id, currency, amount_minor, evidence, is_automatic, proposed_by, proposal, decided_by,"
                 " decision, outcome, detail, effect_id, due_at_ms, ask_count, context, proposed_at_ms, decided_at_ms,"
-                " sent_at_ms, finished_at_ms FROM recon_repair WHERE state = 'PROPOSED'",
+                " sent_at_ms, finished_at_ms, provider_reference FROM recon_repair WHERE state = 'PROPOSED'",
             ),
         ),
     ),
