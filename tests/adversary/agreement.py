@@ -16,7 +16,9 @@ from meshctl.invariants.databases import Snapshot
 from meshctl.settings import MeshSettings
 from pay_core.chart import AccountKind
 from pay_core.tables import Account, Adjustment, Instruction
+from paykit.ids import is_id
 from paykit.store.row import Row
+from recon.statements.judging import Settlement
 from recon.tables import Break, RecordedOrder, StatementLine
 from trade_core.tables import Trade
 
@@ -221,7 +223,9 @@ def _statements(books: Books, verdict: Verdict) -> None:
             totals = verdict.totals.setdefault((line.channel, line.currency), {})
             totals["statements"] = totals.get("statements", 0) + line.amount_minor
     for order in books.recorded.values():
-        if order.state == "SUCCEEDED":
+        # What the statements have shown to be astray was given back after them.
+        is_later = order.settlement == Settlement.OPEN and is_id(order.instruction_id, "rpr")
+        if order.state == "SUCCEEDED" and not is_later:
             apart[order.channel, order.currency] -= SIGN.get(order.kind, 0) * order.amount_minor
     for one in books.breaks:
         # What a repair has made good differs still: a stray charge is no order of ours, and what is adjusted stays one.

@@ -69,7 +69,7 @@ class Client:
 
     def request_id(self) -> str:
         """A fresh one."""
-        return f"{self._run}-{secrets.token_hex(8)}"
+        return f"{self._run}-r{secrets.token_hex(8)}"  # all of digits by chance, it could be a card number
 
     async def create(self, request: trade_service_pb2.CreateTradeRequest) -> trade_pb2.Trade:
         """CreateTrade, answered; the trade as the answer had it."""
