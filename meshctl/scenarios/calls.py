@@ -236,4 +236,4 @@ class Calls:
 
 
 def _request_id() -> str:
-    return f"demo-{secrets.token_hex(8)}"
+    return f"demo-r{secrets.token_hex(8)}"  # all of digits by chance, it could be a card number
