@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from bench.children import LoadFailed, cpu_s
 from bench.measure import Sample, sample_of
 from meshctl.settings import MeshSettings
+from paykit.events import bundle
 
 DRAIN_S = 120  # in which all that was accepted must have ended
 
@@ -114,7 +115,12 @@ async def heard(settings: MeshSettings, subject: str, hear: Callable[[bytes], No
     assert settings.bus.url is not None
 
     async def take(message: Msg) -> None:
-        hear(message.data)
+        headers = message.headers or {}
+        if not bundle.is_bundle(headers):
+            hear(message.data)
+            return
+        for event in bundle.unpack(message.subject, headers, message.data):
+            hear(event.body)
 
     nats = Client()
     await nats.connect(servers=[settings.bus.url])

@@ -2,13 +2,15 @@
 
 The contract, kept by both implementations and tested by one suite: a message that ``publish`` reports as taken is
 delivered to every durable consumer whose subjects match, at least once, in no promised order; a handler that returns
-has taken it; a handler that raises gets it again. What makes it *exactly* once is the consumer's own inbox record.
+has taken it; a handler that raises gets it again. A bus may carry several messages as one, and hands several over at
+once to a handler that wishes it (``Together``): the outcome is each one's own. What makes it *exactly* once is the
+consumer's own inbox record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from paykit.errors import ConfigurationError
 from paykit.events.message import Delivery, Message, Subscription
@@ -16,6 +18,19 @@ from paykit.settings import BusSettings
 
 Handle = Callable[[Delivery], Awaitable[None]]
 GiveUp = Callable[[Delivery, Exception], Awaitable[None]]
+
+
+class Together(NamedTuple):
+    """A handler of what came together: it returns an outcome for each delivery, in order; None means taken.
+
+    An outcome is what a handler of one would have raised. Where ``handle`` itself raises, it does so for all of them.
+    Deliveries that are handed over together count as being handled until the last of them is.
+    """
+
+    handle: Callable[[Sequence[Delivery]], Awaitable[Sequence[Exception | None]]]
+
+
+Handler = Handle | Together
 
 
 class Rejected(Exception):
@@ -42,8 +57,8 @@ class Bus(Protocol):
         is gone with an earlier store, taken or not. Raises where the bus cannot tell now."""
         ...
 
-    async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
-        """Delivers to ``handle`` until the bus stops.
+    async def subscribe(self, subscription: Subscription, handler: Handler, give_up: GiveUp | None = None) -> None:
+        """Delivers to ``handler`` until the bus stops.
 
         ``give_up(delivery, error)`` is awaited before a message is published to the dead subject and dropped; where
         it raises, the message is kept and given up later.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
-import structlog
 from google.protobuf.message import DecodeError
 
 from paykit import context as business
 from paykit.context import MODES, BusinessContext
 from paykit.errors import FailedPrecondition, InvalidArgument, NotFound
-from paykit.events.bus import Bus, Rejected
+from paykit.events.bus import Bus, Rejected, Together
 from paykit.events.dead_letters import OpenDeadLetter
 from paykit.events.gathering import Gather, Gatherer
 from paykit.events.message import Delivery, Message, Subscription, from_headers
@@ -24,10 +25,11 @@ from paykit.store.system import DeadLetter
 
 ToCommand = Callable[[BusinessContext, str, str, bytes], Command[Any] | None]
 
+# What became of a message so far: its command is under way, there is nothing to do, or it cannot be taken.
+Begun = asyncio.Future[Any] | Exception | None
+
 _NAME_LENGTH_MAX = 64
 _HANDLE_TIMEOUT_S = 60.0
-
-_log = structlog.get_logger(__name__)
 
 
 class Consumer(msgspec.Struct, frozen=True):
@@ -77,26 +79,43 @@ class ConsumerRunner:
             if not self._store.shards(mode):
                 continue
             for consumer in self._consumers.values():
-                # What is held goes on in time, and the store bounds the rest: a timer for each of the thousands that
-                # wait would cost more than any other part of taking them.
                 subscription = Subscription(
                     consumer=f"{self._store.service}.{consumer.name}",
                     mode=mode,
                     subjects=consumer.subjects,
                     max_deliveries=consumer.max_deliveries,
                     max_in_flight=consumer.max_in_flight,
-                    handle_timeout_s=_HANDLE_TIMEOUT_S if consumer.gather is None else None,
+                    handle_timeout_s=None,  # each has its own outcome when the time is over: see _handle
                 )
-                await self._bus.subscribe(subscription, *self._handlers(consumer))
+                handler = Together(partial(self._handle, consumer))
+                await self._bus.subscribe(subscription, handler, partial(self._give_up, consumer))
 
-    def _handlers(
-        self, consumer: Consumer
-    ) -> tuple[Callable[[Delivery], Awaitable[None]], Callable[[Delivery, Exception], Awaitable[None]]]:
-        return partial(self._handle, consumer), partial(self._give_up, consumer)
+    async def _handle(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Exception | None]:
+        """All commands go to the store at once, which carries them out in batches."""
+        # In a context of its own, where each command is made in the business context of its message.
+        begun = contextvars.copy_context().run(self._begin, consumer, deliveries)
+        under_way = [one for one in begun if isinstance(one, asyncio.Future)]
+        if under_way:
+            # What is held goes on in time, and the store bounds the rest.
+            timeout_s = _HANDLE_TIMEOUT_S if consumer.gather is None else None
+            try:
+                await asyncio.wait(under_way, timeout=timeout_s)
+            finally:
+                for future in under_way:
+                    future.cancel()  # does nothing to those that are done
+        return [_outcome(one) if isinstance(one, asyncio.Future) else one for one in begun]
 
-    async def _handle(self, consumer: Consumer, delivery: Delivery) -> None:
-        message = delivery.message
-        context = from_headers(message.headers, caller=_caller(consumer))
+    def _begin(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Begun]:
+        begun: list[Begun] = []
+        for delivery in deliveries:
+            try:
+                begun.append(self._begin_one(consumer, delivery.message))
+            except Exception as error:
+                begun.append(_refused(error))
+        return begun
+
+    def _begin_one(self, consumer: Consumer, message: Message) -> Begun:
+        context = from_headers(message.headers, caller=_caller(consumer.name))
         if context is None:
             raise Rejected("the message carries no business context")
         if not message.id:
@@ -104,23 +123,20 @@ class ConsumerRunner:
         mode, _, subject = message.subject.partition(".")
         if context.mode != mode:
             raise Rejected(f"a {context.mode} message came on a {mode} subject")
-        await self._take(consumer, context, message.id, subject, message.body)
+        return self._submit(consumer, context, message.id, subject, message.body)
 
-    async def _take(
+    def _submit(
         self, consumer: Consumer, context: BusinessContext, message_id: str, subject: str, body: bytes
-    ) -> None:
-        with business.use(context):
-            try:
-                command = consumer.to_command(context, message_id, subject, body)
-                if command is None:
-                    return
-                gatherer = self._gatherers.get(consumer.name)
-                if gatherer is not None and hasattr(command, "merge_key"):
-                    await gatherer.run(command)
-                else:
-                    await self._store.run(command)
-            except (InvalidArgument, DecodeError) as error:
-                raise Rejected(f"{type(error).__name__}: {error}") from error
+    ) -> asyncio.Future[Any] | None:
+        """Makes the command of a message and hands it on; None where there is nothing to do."""
+        business.set_current(context)
+        command = consumer.to_command(context, message_id, subject, body)
+        if command is None:
+            return None
+        gatherer = self._gatherers.get(consumer.name)
+        if gatherer is not None and hasattr(command, "merge_key"):
+            return gatherer.submit(command)
+        return self._store.submit(command)
 
     async def _give_up(self, consumer: Consumer, delivery: Delivery, error: Exception) -> None:
         """Opens the ticket, on the shard of the mode the message came on, whatever its headers say."""
@@ -149,17 +165,41 @@ class ConsumerRunner:
         if not context.biz_id:
             raise FailedPrecondition(f"dead letter {ticket.id} has no business context", subject=ticket.id)
         try:
-            await self._take(consumer, context, ticket.message_id, ticket.destination, ticket.body)
-        except Rejected as error:
-            raise FailedPrecondition(f"the consumer refused the message: {error}", subject=ticket.id) from error
+            with business.use(context):
+                begun = self._submit(consumer, context, ticket.message_id, ticket.destination, ticket.body)
+            if begun is not None:
+                await begun
+        except Exception as error:
+            refusal = _refused(error)
+            if isinstance(refusal, Rejected):
+                raise FailedPrecondition(f"the consumer refused the message: {refusal}", subject=ticket.id) from error
+            raise
 
 
-def _caller(consumer: Consumer) -> str:
-    return f"event:{consumer.name}"[:_NAME_LENGTH_MAX]
+def _outcome(done: asyncio.Future[Any]) -> Exception | None:
+    if done.cancelled():
+        return TimeoutError("it took too long")
+    error = done.exception()
+    assert error is None or isinstance(error, Exception)
+    return None if error is None else _refused(error)
+
+
+def _refused(error: Exception) -> Exception:
+    """What an error says of a message: what no other attempt would change is a refusal."""
+    if isinstance(error, (InvalidArgument, DecodeError)):
+        refusal = Rejected(f"{type(error).__name__}: {error}")
+        refusal.__cause__ = error
+        return refusal
+    return error
+
+
+@lru_cache
+def _caller(name: str) -> str:
+    return f"event:{name}"[:_NAME_LENGTH_MAX]
 
 
 def _ticket_context(consumer: Consumer, message: Message, *, shadow: bool) -> BusinessContext:
-    caller = _caller(consumer)
+    caller = _caller(consumer.name)
     context = from_headers(message.headers, caller=caller)
     if context is None or context.shadow != shadow:
         # No business id of the other side, or none at all, may be written here.

@@ -10,7 +10,8 @@ import structlog
 from paykit.errors import MeshError
 from paykit.events import metrics
 from paykit.events.backoff import delay_s, is_transient, is_worth_a_line
-from paykit.events.bus import GiveUp, Handle, Rejected
+from paykit.events.bundle import EVENTS_MAX
+from paykit.events.bus import GiveUp, Handler, Rejected, Together
 from paykit.events.message import MESSAGE_ID, Delivery, Message, Subscription
 
 Publish = Callable[[Sequence[Message]], Awaitable[list[Exception | None]]]
@@ -21,9 +22,9 @@ _log = structlog.get_logger(__name__)
 class Dispatcher:
     """Runs one subscriber's handler and decides what becomes of each delivery."""
 
-    def __init__(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None, publish: Publish) -> None:
+    def __init__(self, subscription: Subscription, handler: Handler, give_up: GiveUp | None, publish: Publish) -> None:
         self.subscription = subscription
-        self._handle = handle
+        self._handler = handler
         self._give_up = give_up
         self._publish = publish
         labels = (subscription.consumer, subscription.mode)
@@ -31,21 +32,45 @@ class Dispatcher:
         self._redelivered = metrics.redelivered.labels(*labels)
         self._dead_lettered = metrics.dead_lettered.labels(*labels)
 
-    async def run(self, delivery: Delivery) -> float | None:
-        """Handles one delivery. None: the message is done with. Otherwise the seconds until it is due again."""
-        subscription = self.subscription
+    @property
+    def chunk_max(self) -> int:
+        """How many deliveries ``run`` may be given at once."""
+        return EVENTS_MAX if isinstance(self._handler, Together) else 1
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[float | None]:
+        """Handles deliveries, at most ``chunk_max``. For each None: the message is done with; otherwise the seconds
+        until it is due again."""
+        outcomes = await self._outcomes(deliveries)
+        failed = len(outcomes) - outcomes.count(None)
+        self._delivered.inc(len(outcomes) - failed)
+        if not failed:
+            return [None] * len(outcomes)
+        return await asyncio.gather(*map(self._follow, deliveries, outcomes))
+
+    async def refuse(self, delivery: Delivery, error: Rejected) -> float | None:
+        """As ``run``, for what cannot even be handed to the handler."""
+        return await self._bury(delivery, error)
+
+    async def _outcomes(self, deliveries: Sequence[Delivery]) -> list[Exception | None]:
+        handler = self._handler
         try:
-            if subscription.handle_timeout_s is None:
-                await self._handle(delivery)
-            else:
-                async with asyncio.timeout(subscription.handle_timeout_s):
-                    await self._handle(delivery)
+            async with asyncio.timeout(self.subscription.handle_timeout_s):
+                if isinstance(handler, Together):
+                    outcomes = list(await handler.handle(deliveries))
+                    assert len(outcomes) == len(deliveries), "a handler owes each delivery an outcome"
+                    return outcomes
+                (delivery,) = deliveries
+                await handler(delivery)
+                return [None]
         except Exception as error:
-            if not self._is_final(delivery, error):
-                return self._again(delivery, error)
-            return await self._bury(delivery, error)
-        self._delivered.inc()
-        return None
+            return [error] * len(deliveries)
+
+    async def _follow(self, delivery: Delivery, outcome: Exception | None) -> float | None:
+        if outcome is None:
+            return None
+        if self._is_final(delivery, outcome):
+            return await self._bury(delivery, outcome)
+        return self._again(delivery, outcome)
 
     def _is_final(self, delivery: Delivery, error: Exception) -> bool:
         if isinstance(error, Rejected):

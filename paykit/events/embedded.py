@@ -19,7 +19,7 @@ import structlog
 from paykit.context import MODES
 from paykit.errors import ResourceExhausted, Unavailable
 from paykit.events import metrics
-from paykit.events.bus import GiveUp, Handle
+from paykit.events.bus import GiveUp, Handler
 from paykit.events.dispatch import Dispatcher
 from paykit.events.embedded_consumer import EmbeddedConsumer
 from paykit.events.embedded_log import Changes, Entry, Log, Repeat
@@ -121,9 +121,9 @@ class EmbeddedBus:
             outcomes.append(outcome)
         return outcomes
 
-    async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
+    async def subscribe(self, subscription: Subscription, handler: Handler, give_up: GiveUp | None = None) -> None:
         """Subscribers of one consumer share its messages."""
-        dispatcher = Dispatcher(subscription, handle, give_up, self.publish)
+        dispatcher = Dispatcher(subscription, handler, give_up, self.publish)
         key = f"{subscription.mode}.{subscription.consumer}"
         consumer = self._consumers.get(key)
         if consumer is None:

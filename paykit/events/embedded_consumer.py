@@ -159,9 +159,11 @@ class EmbeddedConsumer:
             if not free:
                 return
             dispatcher = min(free, key=self._running.__getitem__)
-            entry, attempts = self._buffer.popleft()
-            self._running[dispatcher] += 1
-            task = asyncio.create_task(self._handle(dispatcher, entry, attempts + 1))
+            room = dispatcher.subscription.max_in_flight - self._running[dispatcher]
+            count = min(room, dispatcher.chunk_max, len(self._buffer))
+            chunk = [self._buffer.popleft() for _ in range(count)]
+            self._running[dispatcher] += count
+            task = asyncio.create_task(self._handle(dispatcher, chunk))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -177,12 +179,20 @@ class EmbeddedConsumer:
         if self._later:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, self._later[0][0] - now_s), self._pump)
 
-    async def _handle(self, dispatcher: Dispatcher, entry: Entry, attempt: int) -> None:
+    async def _handle(self, dispatcher: Dispatcher, chunk: Sequence[tuple[Entry, int]]) -> None:
         try:
-            again_s = await dispatcher.run(Delivery(entry.message, attempt))
+            waits_s = await dispatcher.run([Delivery(entry.message, attempts + 1) for entry, attempts in chunk])
         finally:
-            self._running[dispatcher] -= 1
-        # A handler that was cancelled leaves the message open: it comes again after the restart.
+            self._running[dispatcher] -= len(chunk)
+        # A handler that was cancelled leaves its messages open: they come again after the restart.
+        for (entry, attempts), again_s in zip(chunk, waits_s, strict=True):
+            self._note(entry, attempts + 1, again_s)
+        self._moved = True
+        self._wake()
+        self._pump()
+        self._load()
+
+    def _note(self, entry: Entry, attempt: int, again_s: float | None) -> None:
         seq = entry.seq
         if again_s is None:
             if seq in self._repeating:
@@ -195,7 +205,3 @@ class EmbeddedConsumer:
             self._new_repeats[seq] = Repeat(self._key, seq, attempt, due_at_s)
             heapq.heappush(self._later, (due_at_s, seq, entry, attempt))
         self._open.pop(seq, None)
-        self._moved = True
-        self._wake()
-        self._pump()
-        self._load()

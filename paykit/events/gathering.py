@@ -72,6 +72,10 @@ class Gatherer:
 
     async def run(self, command: Any) -> None:
         """Returns when ``command`` is committed, by itself or with others; raises what the store says of it."""
+        await self.submit(command)
+
+    def submit(self, command: Any) -> asyncio.Future[None]:
+        """As ``run``, for who has many: no task waits for each."""
         loop = asyncio.get_running_loop()
         key = (command.origin.context.mode, command.merge_key)
         held = self._held.get(key)
@@ -92,7 +96,7 @@ class Gatherer:
             self._release(next(iter(self._held)))
         if self._timer is None and self._held:
             self._wait()
-        await done
+        return done
 
     @property
     def is_empty(self) -> bool:

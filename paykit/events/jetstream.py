@@ -18,8 +18,8 @@ from nats.js.errors import APIError, NoStreamResponseError, NotFoundError
 
 from paykit.context import MODES
 from paykit.errors import ConfigurationError, Unavailable
-from paykit.events import metrics
-from paykit.events.bus import GiveUp, Handle
+from paykit.events import bundle, metrics
+from paykit.events.bus import GiveUp, Handler
 from paykit.events.dispatch import Dispatcher
 from paykit.events.jetstream_pull import PullConsumer
 from paykit.events.message import Message, Subscription, filters
@@ -108,14 +108,20 @@ class JetStreamBus:
         await self._client.close()
 
     async def publish(self, messages: Sequence[Message]) -> list[Exception | None]:
-        """One outcome each. What is not acknowledged in time counts as not sent; a second copy is recognised."""
-        outcomes: list[Exception | None] = []
-        for start in range(0, len(messages), _PUBLISH_CHUNK):
-            chunk = messages[start : start + _PUBLISH_CHUNK]
-            outcomes += await asyncio.gather(*(self._publish_one(message) for message in chunk))
-        for message, outcome in zip(messages, outcomes, strict=True):
-            mode = message.subject.partition(".")[0]
-            (self._published if outcome is None else self._failed)[mode].inc()
+        """One outcome each: that of the bundle it went in. What is not acknowledged in time counts as not sent.
+
+        The server recognises a second copy of a message, and of a bundle; not that of a message in another bundle.
+        """
+        outcomes: list[Exception | None] = [None] * len(messages)
+        parcels = bundle.pack(messages)
+        for start in range(0, len(parcels), _PUBLISH_CHUNK):
+            chunk = parcels[start : start + _PUBLISH_CHUNK]
+            sent = await asyncio.gather(*(self._publish_one(parcel.message) for parcel in chunk))
+            for parcel, outcome in zip(chunk, sent, strict=True):
+                mode = parcel.message.subject.partition(".")[0]
+                (self._published if outcome is None else self._failed)[mode].inc(len(parcel.places))
+                for place in parcel.places:
+                    outcomes[place] = outcome
         return outcomes
 
     async def _publish_one(self, message: Message) -> Exception | None:
@@ -147,9 +153,9 @@ class JetStreamBus:
         assert info.created is not None, "the server does not say when it made a stream"
         return int(info.created.timestamp() * 1000)
 
-    async def subscribe(self, subscription: Subscription, handle: Handle, give_up: GiveUp | None = None) -> None:
+    async def subscribe(self, subscription: Subscription, handler: Handler, give_up: GiveUp | None = None) -> None:
         """One durable per filter: the 2.9 server has no consumer with several."""
-        dispatcher = Dispatcher(subscription, handle, give_up, self.publish)
+        dispatcher = Dispatcher(subscription, handler, give_up, self.publish)
         patterns = filters(subscription.subjects)
         for index in range(len(patterns)):
             pull = PullConsumer(

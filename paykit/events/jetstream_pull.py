@@ -1,7 +1,7 @@
 """A durable JetStream pull consumer that keeps itself alive.
 
 The client library's ``fetch`` holds back the first message while it waits for a full batch; here every message is
-handled as it arrives, and the next request goes out when the one before is used up. Heartbeats tell a quiet stream
+taken as it arrives, and the next request goes out when the one before is used up. Heartbeats tell a quiet stream
 from a lost one: when they stop, everything is set up again (pull consumers may not resume after a server restart).
 """
 
@@ -20,10 +20,13 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from paykit.events import metrics
+from paykit.events import bundle, metrics
 from paykit.events.backoff import delay_s
+from paykit.events.bundle import EVENTS_MAX
+from paykit.events.bus import Rejected
 from paykit.events.dispatch import Dispatcher
-from paykit.events.message import MESSAGE_ID, Delivery, Message, matches, name_of
+from paykit.events.jetstream_taking import Takings
+from paykit.events.message import MESSAGE_ID, Message, matches, name_of
 
 _BATCH_MAX = 200
 _HEARTBEAT = "100"
@@ -64,8 +67,9 @@ class PullConsumer:
         self._resubscribed = metrics.resubscribed.labels(subscription.consumer, subscription.mode)
         self._inbox: Inbox | None = None
         self._outstanding = 0  # messages the server may still send for the request under way
-        self._handling: dict[asyncio.Task[None], Msg] = {}
-        self._ran: set[asyncio.Task[None]] = set()  # handlers at the last look
+        # How many events messages have lately had. Taken to be many until it is known: none shall be hoarded here.
+        self._events_a_message = float(EVENTS_MAX)
+        self._takings = Takings(dispatcher, self._durable, self._request)
         self._last_heard_s = 0.0
         self._last_message_s = 0.0
         self._ack_pending_max = max(1000, 4 * subscription.max_in_flight)
@@ -85,12 +89,7 @@ class PullConsumer:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         await self._drop_inbox()
-        tasks = list(self._handling)
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=grace_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._takings.stop(grace_s)
 
     def recover(self) -> None:
         """Sets everything up again soon."""
@@ -105,7 +104,8 @@ class PullConsumer:
                 async with asyncio.timeout(min(self._heartbeat_s, self._ack_wait_s / 3)):
                     await self._broken.wait()
             except TimeoutError:
-                await self._extend()
+                if self._client.is_connected:
+                    await self._takings.extend()
             if not self._client.is_connected:
                 self._broken.clear()  # a connection that comes back sets it again
                 continue
@@ -189,17 +189,17 @@ class PullConsumer:
         self._last_heard_s = asyncio.get_running_loop().time()
 
     async def _request(self) -> None:
-        """Asks for as many messages as there is room for, unless a request is under way."""
+        """Asks for as many messages as there is room for their events, unless a request is under way."""
         inbox = self._inbox
-        limit = self._dispatcher.subscription.max_in_flight
-        room = min(_BATCH_MAX, limit - len(self._handling))
+        limit, room = self._dispatcher.subscription.max_in_flight, self._takings.room
         # Not for every slot that frees: requests of one message would cost more than the message.
         if self._outstanding > 0 or room < min(32, (limit + 1) // 2) or inbox is None or self._stopping:
             return
-        self._outstanding = room
+        batch = max(1, min(_BATCH_MAX, int(room / self._events_a_message)))
+        self._outstanding = batch
         self._heard()
         request = {
-            "batch": room,
+            "batch": batch,
             "expires": int(6 * self._heartbeat_s * _NANOSECONDS),
             "idle_heartbeat": int(self._heartbeat_s * _NANOSECONDS),
         }
@@ -213,9 +213,7 @@ class PullConsumer:
         if status is None:
             self._last_message_s = self._last_heard_s
             self._outstanding -= 1
-            task = asyncio.create_task(self._handle(msg, headers))
-            self._handling[task] = msg
-            task.add_done_callback(self._forget)
+            await self._take(msg, headers)
         elif status == _HEARTBEAT:
             return
         elif status in _REQUEST_ENDED:
@@ -228,46 +226,34 @@ class PullConsumer:
             return
         await self._request()
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._handling.pop(task, None)
-
-    async def _handle(self, msg: Msg, headers: dict[str, str]) -> None:
-        try:
-            subject = msg.subject.partition(".")[2]
-            # With overlapping filters each message is the business of the first that matches.
-            owner = next(i for i, pattern in enumerate(self._patterns) if matches(pattern, subject))
-            if owner != self._index or not self._dispatcher.subscription.matches(msg.subject):
-                await msg.ack()
-                return
-            message_id = headers.get(MESSAGE_ID, "")
-            attempt = _delivery_count(msg.reply)
-            again_s = await self._dispatcher.run(Delivery(Message(message_id, msg.subject, headers, msg.data), attempt))
-            if again_s is None:
-                await msg.ack()
-            else:
-                await msg.nak(again_s)
-        except asyncio.CancelledError:
-            await msg.nak()  # stopping: another process may have it at once
-            raise
-        except nats.errors.Error as error:
-            # Not acknowledged: the server delivers it again, and the inbox knows it.
-            _log.warning("bus_ack_failed", consumer=self._durable, error_type=type(error).__name__)
-        finally:
-            task = asyncio.current_task()
-            if task is not None:
-                self._handling.pop(task, None)
-        await self._request()
-
-    async def _extend(self) -> None:
-        """Tells the server that handlers still run, before it takes their silence for a crash.
-
-        Only of those that ran at the last look too: there are several looks in the time that the server waits.
-        """
-        before, self._ran = self._ran, set(self._handling)
-        if not self._client.is_connected:
+    async def _take(self, msg: Msg, headers: dict[str, str]) -> None:
+        id_, attempt = headers.get(MESSAGE_ID, ""), _delivery_count(msg.reply)
+        if not self._is_mine(msg.subject):
+            await self._takings.take(msg, id_, [], attempt)
             return
-        for msg in [msg for task, msg in self._handling.items() if task in before]:
-            await msg.in_progress()
+        if not bundle.is_bundle(headers):
+            self._count_events(1)
+            await self._takings.take(msg, id_, [Message(id_, msg.subject, headers, msg.data)], attempt)
+            return
+        try:
+            events = bundle.unpack(msg.subject, headers, msg.data)
+        except bundle.UnreadableBundle as error:
+            # Without the header: what listens to the dead letters must not try to read it as a bundle again.
+            plain = {name: value for name, value in headers.items() if name != bundle.BUNDLE}
+            await self._takings.refuse(msg, Message(id_, msg.subject, plain, msg.data), attempt, Rejected(str(error)))
+            return
+        self._count_events(len(events))
+        await self._takings.take(msg, id_, events, attempt)
+
+    def _is_mine(self, subject: str) -> bool:
+        """With overlapping filters each message is the business of the first that matches."""
+        rest = subject.partition(".")[2]
+        owner = next(i for i, pattern in enumerate(self._patterns) if matches(pattern, rest))
+        return owner == self._index and self._dispatcher.subscription.matches(subject)
+
+    def _count_events(self, count: int) -> None:
+        """Rises at once and falls slowly: to ask for too few messages costs little, for too many what others lack."""
+        self._events_a_message = max(count, self._events_a_message + (count - self._events_a_message) / 4)
 
 
 def _delivery_count(reply: str) -> int:

@@ -269,14 +269,18 @@ class ShardExecutor:
 
     async def run(self, command: Command[Any]) -> Any:
         """Queues a command and waits for its result. The caller may go away; the command is still carried out."""
-        return await self._queue(command, is_preview=False)
+        return await self.submit(command)
+
+    def submit(self, command: Command[Any]) -> asyncio.Future[Any]:
+        """Queues a command; raises where it cannot be queued. One whose future is cancelled in time is not begun."""
+        return self._queue(command, is_preview=False)
 
     async def preview(self, command: Command[Any]) -> Previewed[Any]:
         """Queues a command to be decided like any other, but to no effect."""
         previewed: Previewed[Any] = await self._queue(command, is_preview=True)
         return previewed
 
-    async def _queue(self, command: Command[Any], is_preview: bool) -> Any:
+    def _queue(self, command: Command[Any], is_preview: bool) -> asyncio.Future[Any]:
         if not self._accepting:
             raise Unavailable("the service is stopping", reason="STOPPING", retry_after_ms=500)
         lane = self._lanes[command.slot % len(self._lanes)]
@@ -287,7 +291,7 @@ class ShardExecutor:
             raise self.overloaded()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         lane.add(Waiting(command, future, self.loop_time(), is_preview))
-        return await future
+        return future
 
     async def housekeep(self, statement: Executable, parameters: Any = None) -> int:
         """One bulk statement in a transaction of its own; the number of rows it matched."""

@@ -118,6 +118,10 @@ class Store:
         result: R = await self.executor(mode, self.map.shard_of(command.slot)).run(command)
         return result
 
+    def submit(self, command: Command[R]) -> asyncio.Future[R]:
+        """As ``run``, for who has many: no task waits for each. Raises at once where it cannot be queued."""
+        return self.executor(command.origin.context.mode, self.map.shard_of(command.slot)).submit(command)
+
     async def preview(self, command: Command[R]) -> Previewed[R]:
         """What ``run`` would decide now, without any effect; or its error.
 
