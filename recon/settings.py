@@ -78,6 +78,11 @@ class SweepSettings(Section):
     timeout_s: Seconds = 20.0  # of one step
     rows_max: Count = 2000  # records of differing slots that are read at once; more are halved by time
 
+    @property
+    def look_s(self) -> float:
+        """How far apart looks for a sweep that is due may be: each step of catching up takes one."""
+        return self.interval_s / 20
+
     def rules(self) -> SweepRules:
         """As the sweep takes them."""
         return SweepRules(
@@ -107,6 +112,11 @@ class ReconSettings(ServiceSettings):
     repairs: RepairSettings = RepairSettings()
     statements: StatementsSettings = StatementsSettings()
     gauge_interval_s: Seconds = 15.0  # how often the gauges are refreshed
+
+    @property
+    def look_s(self) -> float:
+        """How far apart looks for windows that have passed may be: a tenth of the shortest."""
+        return min(self.window_s, self.expected_s) / 10
 
     def rules(self) -> Rules:
         """As decisions take them."""

@@ -43,7 +43,8 @@ class Timer(msgspec.Struct, Generic[RowT], frozen=True):
 
     ``fire(row)`` is a coroutine, run under the context the row stores, that runs a command which moves or clears the
     due time. Every process of a service has the timer: the row's own state makes it happen once. ``limit`` rows of a
-    shard are taken at a time; None takes it from the settings.
+    shard are taken at a time; None takes it from the settings. Where all waits of the rows are long, ``interval_s``
+    spares the shards looks that would find nothing: it holds where it is longer than the settings'.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Timer(msgspec.Struct, Generic[RowT], frozen=True):
     fire: Callable[[RowT], Awaitable[None]]
     limit: int | None = None
     column: str = "due_at_ms"
+    interval_s: float = 0.0
 
 
 class Failing(msgspec.Struct):
@@ -125,6 +127,7 @@ class TimerLoop:
         self._timer = timer
         self._settings = settings
         self._limit = timer.limit or settings.limit
+        self._interval_s = max(timer.interval_s, settings.interval_s)
         self._column = timer.row_type.__table__.c[timer.column]
         self._consumer = f"{TICKET_PREFIX}{timer.name}"
         self._caller = self._consumer[:_NAME_LENGTH_MAX]
@@ -148,7 +151,7 @@ class TimerLoop:
                 _log.warning("timer_cannot_look", timer=self.name, **where, error_type=type(error).__name__)
                 more = False
             # Jittered, so that the processes of a service do not all fire the same rows at the same moment.
-            wait_s = self._settings.interval_s * random.uniform(0.75, 1.0)
+            wait_s = self._interval_s * random.uniform(0.75, 1.0)
             if more:
                 # A full page: the rest is due now, as soon as most of what fires has moved its due times.
                 await self._until_few(wait_s)

@@ -135,3 +135,8 @@ class StatementsSettings(Section):
     lease_s: Seconds = 60.0  # an import that has not moved for so long is another process's to end
     recheck_s: Seconds = 3_600.0  # how often what is missing here is looked for again
     recheck_days: Count = 7  # and for how long
+
+    @property
+    def look_s(self) -> float:
+        """How far apart looks for statements that are due may be."""
+        return min(self.lease_s, self.recheck_s) / 20

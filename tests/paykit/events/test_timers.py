@@ -77,6 +77,28 @@ async def test_fires_what_is_due_on_every_shard_and_side(store: Store, start_tim
             assert (wait.times_ended, wait.ended_by) == (1, "timer:overdue")
 
 
+async def test_a_timer_of_long_waits_looks_less_often(store: Store) -> None:
+    await begin(store, 1)
+    fired = Counter[str]()
+
+    def counting(name: str) -> Callable[[Wait], Awaitable[None]]:
+        async def fire(wait: Wait) -> None:
+            fired[name] += 1  # and leaves it due: each look fires it
+
+        return fire
+
+    timers = [Timer("often", Wait, counting("often")), Timer("rare", Wait, counting("rare"), interval_s=600.0)]
+    runner = TimerRunner(store, SystemClock(), timers, SETTINGS)
+    runner.start()
+
+    async def has_fired_often() -> bool:
+        return fired["often"] >= 5 and "rare" in fired
+
+    await until(has_fired_often)
+    await runner.stop(0.1)
+    assert fired["rare"] == 1
+
+
 async def test_fires_under_the_context_of_the_row(store: Store, start_timers: StartTimers) -> None:
     await begin(store, 1)
     contexts = []
