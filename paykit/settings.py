@@ -65,6 +65,8 @@ class BusSettings(Section):
     kind: Literal["embedded", "nats"] = "embedded"
     url: Url | None = None
     path: Path | None = None
+    # Events that NATS carries as one message. 1 while processes run that cannot take several.
+    bundle_max: Annotated[int, Field(ge=1, le=64)] = 64
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:

@@ -14,7 +14,7 @@ import msgspec
 
 from paykit.events.message import MESSAGE_ID, Message
 
-BUNDLE = "x-bundle"  # the header; its value is the version of the form
+BUNDLE = "x-bundle"  # the header, which no event has itself; its value is the version of the form
 EVENTS_MAX = 64  # of one bundle: a process takes all of one, and others of its service shall have their share
 BYTES_MAX = 128 * 1024  # of one bundle: a server takes 1 MB unless it is told otherwise
 

@@ -72,7 +72,7 @@ def open_bus(settings: BusSettings) -> Bus:
         from paykit.events.jetstream import JetStreamBus  # the embedded bus must not need the NATS client
 
         assert settings.url is not None
-        return JetStreamBus(settings.url)
+        return JetStreamBus(settings.url, bundle_max=settings.bundle_max)
     from paykit.events.embedded import EmbeddedBus
 
     if settings.path is None:

@@ -50,6 +50,7 @@ class JetStreamBus:
         stop_grace_s: float = 10.0,
         heartbeat_s: float = 5.0,
         ack_wait_s: float = 30.0,
+        bundle_max: int = bundle.EVENTS_MAX,
     ) -> None:
         self._servers = [part.strip() for part in url.split(",")]
         self._address = redact(url)
@@ -60,6 +61,7 @@ class JetStreamBus:
         self._stop_grace_s = stop_grace_s
         self._heartbeat_s = heartbeat_s
         self._ack_wait_s = ack_wait_s
+        self._bundle_max = bundle_max
         self._client = Client()
         self._js = self._client.jetstream(timeout=publish_timeout_s)
         self._last_error: Exception | None = None
@@ -113,7 +115,7 @@ class JetStreamBus:
         The server recognises a second copy of a message, and of a bundle; not that of a message in another bundle.
         """
         outcomes: list[Exception | None] = [None] * len(messages)
-        parcels = bundle.pack(messages)
+        parcels = bundle.pack(messages, self._bundle_max)
         for start in range(0, len(parcels), _PUBLISH_CHUNK):
             chunk = parcels[start : start + _PUBLISH_CHUNK]
             sent = await asyncio.gather(*(self._publish_one(parcel.message) for parcel in chunk))

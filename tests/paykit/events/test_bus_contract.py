@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
 
 from paykit.errors import Unavailable
-from paykit.events.bus import Bus, Rejected
+from paykit.events.bus import Bus, Rejected, Together
 from paykit.events.message import MESSAGE_ID, Delivery, Message, Subscription
 from tests.paykit.events.backends import Backend
 
@@ -350,3 +351,45 @@ async def test_tells_since_when_it_has_kept_messages(buses: Backend) -> None:
     bus = await buses.open()
     assert await bus.kept_since_ms("live") >= lost_at_ms
     assert await bus.kept_since_ms("shadow") >= lost_at_ms
+
+
+async def test_hands_over_together_what_a_handler_takes_together(buses: Backend) -> None:
+    bus = await buses.open()
+    taker, dead, sizes = Taker(), Taker(), list[int]()
+
+    async def take(deliveries: Sequence[Delivery]) -> list[Exception | None]:
+        sizes.append(len(deliveries))
+        outcomes: list[Exception | None] = []
+        for delivery in deliveries:
+            await taker(delivery)
+            number = int(delivery.message.id[2:])
+            outcomes.append(RuntimeError("never") if number == 5 else None)
+        return outcomes
+
+    await bus.subscribe(subscription(max_deliveries=3), Together(take))
+    await bus.subscribe(subscription("dead.>", consumer="undertaker"), dead)
+    await publish(bus, *(message(n) for n in range(30)))
+    await dead.has(1)
+    assert max(sizes) > 1
+    assert taker.ids == {f"m-{n}": 3 if n == 5 else 1 for n in range(30)}
+    assert [delivery.attempt for delivery in taker.seen if delivery.message.id == "m-5"] == [1, 2, 3]
+    assert [delivery.message.body for delivery in dead.seen] == [message(5).body]
+
+
+async def test_a_handler_of_several_that_raises_has_taken_none(buses: Backend) -> None:
+    bus = await buses.open()
+    taker = Taker()
+
+    async def take(deliveries: Sequence[Delivery]) -> list[Exception | None]:
+        for delivery in deliveries:
+            await taker(delivery)
+        if deliveries[0].attempt == 1:
+            raise RuntimeError("not yet")
+        return [None] * len(deliveries)
+
+    await bus.subscribe(subscription(), Together(take))
+    await publish(bus, *(message(n) for n in range(10)))
+    await taker.has(20)
+    await publish(bus, message(99))
+    await taker.has_id("m-99")
+    assert {taker.ids[f"m-{n}"] for n in range(10)} == {2}
