@@ -38,7 +38,10 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     service.add_servicer(report_service_pb2_grpc.add_ReportServiceServicer_to_server, ReportService(service.store))
     service.add_consumer(consumers.consumer(rules, gather, clock))
     service.add_consumer(repair_due.consumer(rules))
-    service.add_timer(DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s).timer())
+    due_repairs = DueRepairs(
+        service.store, service.channels, rules, settings.ask.timeout_s, settings.repairs.look_interval_s
+    )
+    service.add_timer(due_repairs.timer())
     service.add_timer(Timer("recon-window", Match, expiry.fire, interval_s=settings.look_s))
     sweeper = Sweeper(service.store, RecordPeers(service.channels), rules, settings.sweep.rules())
     service.add_background(sweeper.start, sweeper.stop)

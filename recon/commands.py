@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Self
 
 from msgspec.structs import replace
@@ -36,13 +37,17 @@ class _Taking(Command[None]):
         super().__init__(slot_of_id(heard.payment_id), origin)
         self.heard = heard
         self.rules = rules
-        self.facts = by_pair(heard.facts)
-        for facts in self.facts.values():
-            if slot_of_id(facts[0].key) != self.slot:
-                raise ValueError(f"{facts[0].key} is not on the slot of {heard.payment_id}")
+        for fact in heard.facts:
+            if slot_of_id(fact.key) != self.slot:
+                raise ValueError(f"{fact.key} is not on the slot of {heard.payment_id}")
         for order in heard.orders:
             if order.slot != self.slot:
                 raise ValueError(f"{order.id} is not on the slot of {heard.payment_id}")
+
+    @cached_property
+    def facts(self) -> dict[str, list[Fact]]:
+        """By match key. Most commands are merged into another before anybody asks."""
+        return by_pair(self.heard.facts)
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         yield from match_reads(rows, sides.match_id(self.heard.payment_id), self.facts)
@@ -69,10 +74,6 @@ class TakeFacts(_Taking):
         both = TakeFacts.__new__(TakeFacts)
         both.slot, both.origin, both.rules = self.slot, self.origin, self.rules
         both.heard = self.heard.plus(other.heard)
-        both.facts = dict(self.facts)
-        for match_key, facts in other.facts.items():
-            known = both.facts.get(match_key)
-            both.facts[match_key] = facts if known is None else known + facts
         return both
 
 

@@ -23,6 +23,7 @@ MISMATCH_FOUND = "channel.mismatch_found"
 MISMATCH_RESOLVED = "channel.mismatch_resolved"
 SUBJECTS = (*heard.EVENTS, MISMATCH_FOUND, MISMATCH_RESOLVED)
 _LAG = telemetry.gauge("recon_lag_seconds", "How long ago it was so, what was heard last", ("mode",))
+_LAG_EVERY_MS = 250
 _IN_FLIGHT_MAX = 4096  # of each service: events that wait for others of their payment are in flight
 
 Taken = TakeFacts | TakeMismatch | TakeOrphan | TakeDoubt | ResolveDoubt
@@ -32,6 +33,14 @@ def consumer(rules: Rules, gather: Gather, clock: Clock) -> Consumer:
     """The one consumer of recon. An event that cannot be read, or names ids of no form, is a dead letter at once."""
 
     lags = {mode: _LAG.labels(mode) for mode in MODES}
+    told_ms = dict.fromkeys(MODES, 0)
+
+    def tell_lag(mode: str, at_ms: int) -> None:
+        """Now and then: of each event it would cost more than to read it."""
+        now_ms = clock.now_ms()
+        if at_ms and now_ms - told_ms[mode] >= _LAG_EVERY_MS:
+            told_ms[mode] = now_ms
+            lags[mode].set(max(0, now_ms - at_ms) / 1000)
 
     def to_command(context: BusinessContext, message_id: str, subject: str, body: bytes) -> Taken | None:
         try:
@@ -41,8 +50,8 @@ def consumer(rules: Rules, gather: Gather, clock: Clock) -> Consumer:
                 doubted, confirmed = doubts.resolved(events_pb2.ChannelDoubtEvent.FromString(body))
                 return ResolveDoubt(Origin.event(context, CONSUMER, message_id), doubted, confirmed, rules)
             said = heard.of_event(subject, body, context)
-            if said.facts and said.facts[0].at_ms:
-                lags[context.mode].set(max(0, clock.now_ms() - said.facts[0].at_ms) / 1000)
+            if said.facts:
+                tell_lag(context.mode, said.facts[0].at_ms)
             return TakeFacts(Origin.fold(context), said, rules) if said else None
         except (DecodeError, ValueError) as error:
             raise Rejected(f"{subject} {message_id}: {error}") from error

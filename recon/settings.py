@@ -55,6 +55,11 @@ class RepairSettings(Section):
     makers: tuple[str, ...] = ("*@*",)
     checkers: tuple[str, ...] = ("*@*",)
 
+    @property
+    def look_interval_s(self) -> float:
+        """How far apart looks for repairs that are due may be: who has approved one waits for as long."""
+        return min(self.delay_s, self.answer_s, self.look_s) / 5
+
     def rules(self) -> RepairRules:
         """As decisions take them."""
         return RepairRules(
