@@ -38,14 +38,12 @@ def build(settings: ReconSettings, common: CommonSettings, bus: Bus, clock: Cloc
     service.add_servicer(report_service_pb2_grpc.add_ReportServiceServicer_to_server, ReportService(service.store))
     service.add_consumer(consumers.consumer(rules, gather, clock))
     service.add_consumer(repair_due.consumer(rules))
-    due_repairs = DueRepairs(
-        service.store, service.channels, rules, settings.ask.timeout_s, settings.repairs.look_interval_s
-    )
-    service.add_timer(due_repairs.timer())
-    service.add_timer(Timer("recon-window", Match, expiry.fire, interval_s=settings.look_s))
+    due_repairs = DueRepairs(service.store, service.channels, rules, settings.ask.timeout_s)
+    service.add_timer(due_repairs.timer(settings.repairs.timer_interval_s))
+    service.add_timer(Timer("recon-window", Match, expiry.fire, interval_s=settings.timer_interval_s))
     sweeper = Sweeper(service.store, RecordPeers(service.channels), rules, settings.sweep.rules())
     service.add_background(sweeper.start, sweeper.stop)
-    service.add_timer(Timer("recon-sweep", Sweep, sweeper.fire, interval_s=settings.sweep.look_s))
+    service.add_timer(Timer("recon-sweep", Sweep, sweeper.fire, interval_s=settings.sweep.timer_interval_s))
     service.add_lookup("brk", Break)
     service.add_lookup("mat", Match)
     service.add_lookup("rpr", Repair)

@@ -124,18 +124,19 @@ def of_instruction(instruction: pay_pb2.Instruction, payment_id: str, at_ms: int
 def of_journal(journal: events_pb2.JournalEvent) -> list[Fact]:
     """What a journal says of the instructions that it books."""
     facts = []
+    at_ms = journal.post_time.ToMilliseconds()
     for booked in journal.instructions:
         if booked.leg == events_pb2.BOOKING_LEG_RECEIVED:
-            facts.append(_booked(journal, booked, MatchKind.TRANSIT, Side.SECOND))
+            facts.append(_booked(journal, booked, MatchKind.TRANSIT, Side.SECOND, at_ms))
             continue
-        facts.append(_booked(journal, booked, MatchKind.PAY_LEDGER, Side.SECOND))
+        facts.append(_booked(journal, booked, MatchKind.PAY_LEDGER, Side.SECOND, at_ms))
         if booked.leg == events_pb2.BOOKING_LEG_SENT:
-            facts.append(_booked(journal, booked, MatchKind.TRANSIT, Side.FIRST))
+            facts.append(_booked(journal, booked, MatchKind.TRANSIT, Side.FIRST, at_ms))
     return facts
 
 
 def _booked(
-    journal: events_pb2.JournalEvent, booked: events_pb2.BookedInstruction, kind: MatchKind, side: Side
+    journal: events_pb2.JournalEvent, booked: events_pb2.BookedInstruction, kind: MatchKind, side: Side, at_ms: int
 ) -> Fact:
     return Fact(
         kind,
@@ -144,7 +145,7 @@ def _booked(
         booked.amount_minor,
         journal.currency_code,
         journal.payment_id,
-        at_ms=journal.post_time.ToMilliseconds(),
+        at_ms=at_ms,
     )
 
 

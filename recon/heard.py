@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from paykit.context import BusinessContext
 from paykit.ids import slot_in
@@ -35,7 +38,7 @@ _ENDED = (channel_pb2.CHANNEL_ORDER_STATE_SUCCEEDED, channel_pb2.CHANNEL_ORDER_S
 _UNSTATED = (channel_pb2.CHANNEL_ORDER_KIND_AUTHORIZE, channel_pb2.CHANNEL_ORDER_KIND_VOID)
 
 
-class Heard(NamedTuple):
+class Heard(msgspec.Struct, frozen=True):
     """What is said of one payment."""
 
     payment_id: str
@@ -163,7 +166,7 @@ EVENTS: dict[str, Callable[[bytes, BusinessContext], Heard]] = {
 
 def _returned(body: bytes, context: BusinessContext) -> Heard:
     """That an attempt's payment was given back: what its trade says is about another payment, or none."""
-    return _trade(body, context)._replace(facts=())
+    return replace(_trade(body, context), facts=())
 
 
 # What no event tells, and the sweep finds.

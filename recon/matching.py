@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NamedTuple
+
+import msgspec
 
 from paykit.state_machine import StateMachine
 
@@ -95,7 +96,7 @@ BREAK = StateMachine(
 )
 
 
-class Fact(NamedTuple):
+class Fact(msgspec.Struct, frozen=True):
     """What one service says of one side of a pair. ``amount_minor`` is zero where it says that nothing was moved."""
 
     kind: MatchKind

@@ -53,19 +53,15 @@ def _outcome(origin: Origin, result: CompensationResult, rules: Rules) -> TakeOu
 class DueRepairs:
     """Goes on with repairs whose due time has passed."""
 
-    def __init__(
-        self, store: Store, channels: Channels, rules: Rules, timeout_s: float, look_interval_s: float
-    ) -> None:
-        """``timeout_s`` is of one question; every ``look_interval_s`` due repairs are looked for."""
-        self._look_interval_s = look_interval_s
+    def __init__(self, store: Store, channels: Channels, rules: Rules, timeout_s: float) -> None:
         self._store = store
         self._channels = channels
         self._rules = rules
         self._timeout_s = timeout_s
 
-    def timer(self) -> Timer[Repair]:
+    def timer(self, interval_s: float) -> Timer[Repair]:
         """Fires on ``recon_repair.due_at_ms``."""
-        return Timer("recon-repair", Repair, self.fire, interval_s=self._look_interval_s)
+        return Timer("recon-repair", Repair, self.fire, interval_s=interval_s)
 
     async def fire(self, repair: Repair) -> None:
         """Approves, sends or withdraws it. Of one that was sent nothing has been heard: it is asked for by RPC, which

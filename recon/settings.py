@@ -56,8 +56,8 @@ class RepairSettings(Section):
     checkers: tuple[str, ...] = ("*@*",)
 
     @property
-    def look_interval_s(self) -> float:
-        """How far apart looks for repairs that are due may be: who has approved one waits for as long."""
+    def timer_interval_s(self) -> float:
+        """How far apart looks for repairs that are due may be: a person who approved one waits for it too."""
         return min(self.delay_s, self.answer_s, self.look_s) / 5
 
     def rules(self) -> RepairRules:
@@ -84,9 +84,9 @@ class SweepSettings(Section):
     rows_max: Count = 2000  # records of differing slots that are read at once; more are halved by time
 
     @property
-    def look_s(self) -> float:
+    def timer_interval_s(self) -> float:
         """How far apart looks for a sweep that is due may be: each step of catching up takes one."""
-        return self.interval_s / 20
+        return self.interval_s / 10
 
     def rules(self) -> SweepRules:
         """As the sweep takes them."""
@@ -119,7 +119,7 @@ class ReconSettings(ServiceSettings):
     gauge_interval_s: Seconds = 15.0  # how often the gauges are refreshed
 
     @property
-    def look_s(self) -> float:
+    def timer_interval_s(self) -> float:
         """How far apart looks for windows that have passed may be: a tenth of the shortest."""
         return min(self.window_s, self.expected_s) / 10
 

@@ -56,7 +56,7 @@ class ConsumerRunner:
         self._bus = bus
         self._consumers = {consumer.name: consumer for consumer in consumers}
         self._gatherers = {
-            consumer.name: Gatherer(self._run, consumer.gather)
+            consumer.name: Gatherer(self._carry_out, consumer.gather)
             for consumer in self._consumers.values()
             if consumer.gather is not None
         }
@@ -70,8 +70,8 @@ class ConsumerRunner:
         for gatherer in self._gatherers.values():
             gatherer.drain()
 
-    async def _run(self, command: Command[Any]) -> None:
-        await self._store.run(command)
+    def _carry_out(self, command: Command[Any]) -> asyncio.Future[Any]:
+        return self._store.submit(command)
 
     async def start(self) -> None:
         """Begins to take messages; the bus ends it when it stops."""
@@ -136,7 +136,7 @@ class ConsumerRunner:
         gatherer = self._gatherers.get(consumer.name)
         if gatherer is not None and hasattr(command, "merge_key"):
             return gatherer.submit(command)
-        return self._store.submit(command)
+        return self._carry_out(command)
 
     async def _give_up(self, consumer: Consumer, delivery: Delivery, error: Exception) -> None:
         """Opens the ticket, on the shard of the mode the message came on, whatever its headers say."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, Self
 
 import msgspec
@@ -60,14 +61,15 @@ class _Held:
 class Gatherer:
     """Holds the commands of one consumer, on both sides."""
 
-    def __init__(self, run: Callable[[Command[Any]], Awaitable[Any]], gather: Gather) -> None:
-        self._run = run
+    def __init__(self, carry_out: Callable[[Command[Any]], asyncio.Future[Any]], gather: Gather) -> None:
+        self._carry_out = carry_out
         self._gather = gather
         self._held: dict[tuple[str, str], _Held] = {}  # in the order in which they are due
         self._ready: list[_Held] = []  # for the next transaction
         self._count = 0  # commands held
         self._timer: asyncio.TimerHandle | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[_Held] = set()
+        self._one_by_one: set[asyncio.Task[None]] = set()
         self._is_draining = False
 
     async def run(self, command: Any) -> None:
@@ -142,39 +144,57 @@ class Gatherer:
 
     def _start(self, held: _Held) -> None:
         self._count -= len(held.parts)
-        # A context of its own: it is carried out for several messages.
-        task = asyncio.get_running_loop().create_task(self._carry_out(held), context=contextvars.Context())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-
-    async def _carry_out(self, held: _Held) -> None:
+        self._running.add(held)
         try:
-            await self._run(held.command)
-        except asyncio.CancelledError:
+            under_way = self._carry_out(held.command)
+        except Exception as error:
+            self._failed(held, error)
+        else:
+            under_way.add_done_callback(partial(self._ended, held))
+
+    def _ended(self, held: _Held, under_way: asyncio.Future[Any]) -> None:
+        if under_way.cancelled():
+            self._running.discard(held)
             for _, done in held.parts:
                 done.cancel()
-            raise
-        except Exception as error:
-            if len(held.parts) == 1 or is_outage(error):
-                for _, done in held.parts:
-                    _fail(done, error)
-            else:
-                await self._one_by_one(held)
-        else:
-            for _, done in held.parts:
-                if not done.done():
-                    done.set_result(None)
+            return
+        error = under_way.exception()
+        if error is not None:
+            assert isinstance(error, Exception)
+            self._failed(held, error)
+            return
+        self._running.discard(held)
+        for _, done in held.parts:
+            if not done.done():
+                done.set_result(None)
 
-    async def _one_by_one(self, held: _Held) -> None:
+    def _failed(self, held: _Held, error: Exception) -> None:
+        if len(held.parts) > 1 and not is_outage(error):
+            # A context of its own: it is carried out for several messages.
+            context = contextvars.Context()
+            task = asyncio.get_running_loop().create_task(self._each(held), context=context)
+            self._one_by_one.add(task)
+            task.add_done_callback(self._one_by_one.discard)
+            return
+        self._running.discard(held)
+        for _, done in held.parts:
+            _fail(done, error)
+
+    async def _each(self, held: _Held) -> None:
         """One of them cannot be carried out: it must not take the others with it."""
-        for command, done in held.parts:
-            try:
-                await self._run(command)
-            except Exception as error:
-                _fail(done, error)
-            else:
-                if not done.done():
-                    done.set_result(None)
+        try:
+            for command, done in held.parts:
+                try:
+                    await self._carry_out(command)
+                except Exception as error:
+                    _fail(done, error)
+                else:
+                    if not done.done():
+                        done.set_result(None)
+        finally:
+            self._running.discard(held)
+            for _, done in held.parts:
+                done.cancel()  # does nothing to those that are done
 
 
 def _fail(done: asyncio.Future[None], error: Exception) -> None:

@@ -267,12 +267,9 @@ class ShardExecutor:
         self._lanes = [Lane(self, number) for number in range(1 if engines.is_sqlite else settings.lanes)]
         self._accepting = True
 
-    async def run(self, command: Command[Any]) -> Any:
-        """Queues a command and waits for its result. The caller may go away; the command is still carried out."""
-        return await self.submit(command)
-
     def submit(self, command: Command[Any]) -> asyncio.Future[Any]:
-        """Queues a command; raises where it cannot be queued. One whose future is cancelled in time is not begun."""
+        """Queues a command, or raises. One whose future is cancelled before it was begun is left out; later it is
+        carried out all the same."""
         return self._queue(command, is_preview=False)
 
     async def preview(self, command: Command[Any]) -> Previewed[Any]:

@@ -114,9 +114,7 @@ class Store:
 
     async def run(self, command: Command[R]) -> R:
         """Carries out a command on the shard of its slot; its result once committed, or its error."""
-        mode = command.origin.context.mode
-        result: R = await self.executor(mode, self.map.shard_of(command.slot)).run(command)
-        return result
+        return await self.submit(command)
 
     def submit(self, command: Command[R]) -> asyncio.Future[R]:
         """As ``run``, for who has many: no task waits for each. Raises at once where it cannot be queued."""

@@ -137,6 +137,6 @@ class StatementsSettings(Section):
     recheck_days: Count = 7  # and for how long
 
     @property
-    def look_s(self) -> float:
+    def timer_interval_s(self) -> float:
         """How far apart looks for statements that are due may be."""
-        return min(self.lease_s, self.recheck_s) / 20
+        return min(self.lease_s, self.recheck_s) / 10

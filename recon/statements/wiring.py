@@ -19,6 +19,6 @@ def add_to(service: Service, settings: StatementsSettings, rules: Rules) -> None
     servicer = StatementService(service.store, importer)
     service.add_servicer(statement_service_pb2_grpc.add_StatementServiceServicer_to_server, servicer)
     recovery = Recovery(service.store, settings, rules, service.clock)
-    service.add_timer(Timer("recon-statement", Statement, recovery.fire, interval_s=settings.look_s))
+    service.add_timer(Timer("recon-statement", Statement, recovery.fire, interval_s=settings.timer_interval_s))
     service.add_lookup("stm", Statement)
     service.add_lookup("stl", StatementLine, parent=Statement, parent_column="statement_id")

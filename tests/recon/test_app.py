@@ -42,14 +42,17 @@ class Recon:
         self.announced: asyncio.Queue[tuple[str, break_pb2.Break]] = asyncio.Queue()
         self.ran: asyncio.Queue[str] = asyncio.Queue()
         self._bus = bus
-        self._run = service.store.run
-        service.store.run = self._noting  # type: ignore[method-assign]
+        self._submit = service.store.submit
+        service.store.submit = self._noting  # type: ignore[method-assign]
 
-    async def _noting(self, command: Command[Any]) -> Any:
-        result = await self._run(command)
-        if command.name not in _SWEEPS:
-            self.ran.put_nowait(command.name)
-        return result
+    def _noting(self, command: Command[Any]) -> asyncio.Future[Any]:
+        def note(ended: asyncio.Future[Any]) -> None:
+            if command.name not in _SWEEPS and not ended.cancelled() and ended.exception() is None:
+                self.ran.put_nowait(command.name)
+
+        under_way = self._submit(command)
+        under_way.add_done_callback(note)
+        return under_way
 
     async def next_ran(self) -> str:
         """The next command that was committed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from recon import pair as pairing
 from recon import sides
@@ -94,9 +95,9 @@ def test_the_worst_pair_is_the_state_of_the_row() -> None:
     first = Fact(MatchKind.PAY_LEDGER, "ins_1", Side.FIRST, 500, "EUR", PAYMENT)
     match = after(blank(), [(first, 1000)])
     assert (match.state, match.waiting_minor, match.waiting_since_ms) == (MatchState.WAITING, 500, 1000)
-    match = after(match, [(first._replace(side=Side.SECOND), 1000)])
+    match = after(match, [(replace(first, side=Side.SECOND), 1000)])
     assert (match.state, match.pair_counts, match.waiting_counts) == (MatchState.MATCHED, "0.0.1.0", "")
-    match = after(match, [(first._replace(side=Side.SECOND, amount_minor=400), 1000)])
+    match = after(match, [(replace(first, side=Side.SECOND, amount_minor=400), 1000)])
     assert (match.state, match.broken_counts) == (MatchState.BROKEN, "0.0.1.0")
 
 

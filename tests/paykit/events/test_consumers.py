@@ -14,6 +14,7 @@ from sqlalchemy import select
 from paykit import context as business
 from paykit.context import BusinessContext
 from paykit.errors import FailedPrecondition, NotFound
+from paykit.events import consumers
 from paykit.events.bus import Bus
 from paykit.events.consumers import Consumer, ConsumerRunner
 from paykit.events.message import MESSAGE_ID, Message, Subscription, to_headers
@@ -21,7 +22,7 @@ from paykit.ids import new_id
 from paykit.store.command import Command, Origin
 from paykit.store.store import Store
 from paykit.store.system import CommandRecord, DeadLetter
-from tests.paykit.events.backends import EmbeddedBackend
+from tests.paykit.events.backends import EmbeddedBackend, JetStreamBackend
 from tests.paykit.events.test_bus_contract import Taker, publish
 from tests.paykit.events.waits import BeginWait, EndWait, Wait, new_context, new_wait_id, text, until, waits
 
@@ -194,3 +195,42 @@ async def test_takes_many_messages_at_once(store: Store, embedded_bus: Bus, runn
     ids = [await begin(store) for _ in range(20)]
     await asyncio.gather(*(publish(embedded_bus, ended(naming(wait_id))) for wait_id in ids))
     assert {wait.times_ended for wait in await has_ended(store, 20)} == {1}
+
+
+@pytest.mark.nats
+async def test_an_event_that_comes_again_in_another_bundle_takes_effect_once(
+    store: Store, jetstream: JetStreamBackend
+) -> None:
+    bus = await jetstream.open()
+    await ConsumerRunner(store, bus, [CONSUMER]).start()
+    ids = [await begin(store) for _ in range(4)]
+    first, second, third, last = (ended(naming(wait_id)) for wait_id in ids)
+    await publish(bus, first, second)
+    await publish(bus, second, third)  # as an outbox does whose first publish failed half-way
+    await has_ended(store, 3)
+    await publish(bus, last)
+    await has_ended(store, 4)
+    await jetstream.close(bus)  # all that it delivered is done with
+    assert {wait.id: wait.times_ended for wait in await waits(store)} == dict.fromkeys(ids, 1)
+
+
+async def test_a_command_that_hangs_fails_alone(
+    store: Store, embedded_bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, other = await begin(store), await begin(store)
+    submit, hung = store.submit, list[asyncio.Future[Any]]()
+
+    def hang_once(command: Command[Any]) -> asyncio.Future[Any]:
+        assert isinstance(command, EndWait)
+        if command.wait_id == hanging and not hung:
+            hung.append(asyncio.get_running_loop().create_future())
+            return hung[0]
+        return submit(command)
+
+    monkeypatch.setattr(consumers, "_HANDLE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(store, "submit", hang_once)
+    await ConsumerRunner(store, embedded_bus, [CONSUMER]).start()
+    await publish(embedded_bus, ended(naming(hanging)), ended(naming(other)))
+    assert {wait.id: wait.times_ended for wait in await has_ended(store, 2)} == {hanging: 1, other: 1}
+    assert hung[0].cancelled()  # so that the store need not begin it any more
+    assert await tickets(store) == []

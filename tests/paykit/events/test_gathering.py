@@ -66,12 +66,16 @@ class Ran:
         self.names: list[frozenset[str]] = []
         self._errors = list(errors)
 
-    async def __call__(self, command: Any) -> None:
+    def __call__(self, command: Any) -> asyncio.Future[None]:
         self.names.append(command.names)
+        ended = asyncio.get_running_loop().create_future()
         if self._errors:
-            raise self._errors.pop(0)
-        if "bad" in command.names:
-            raise FailedPrecondition("bad")
+            ended.set_exception(self._errors.pop(0))
+        elif "bad" in command.names:
+            ended.set_exception(FailedPrecondition("bad"))
+        else:
+            ended.set_result(None)
+        return ended
 
 
 def enders(wait_id: str, *names: str, whole: int = 100, shadow: bool = False) -> Enders:
@@ -149,6 +153,16 @@ async def test_one_that_cannot_be_carried_out_takes_no_other_with_it() -> None:
     assert outcomes[0] is None
     assert isinstance(outcomes[1], FailedPrecondition)
     assert ran.names == [{"a", "bad"}, {"a"}, {"bad"}]
+
+
+async def test_what_the_store_does_not_even_queue_has_failed() -> None:
+    def refuse(command: Any) -> asyncio.Future[None]:
+        raise Unavailable("the service is stopping")
+
+    gatherer, wait_id = Gatherer(refuse, Gather(0.02, 100)), new_wait_id(SLOT)
+    outcomes = await all_of(gatherer, enders(wait_id, "a"), enders(wait_id, "b"))
+    assert [type(outcome) for outcome in outcomes] == [Unavailable, Unavailable]
+    assert gatherer.is_empty
 
 
 async def test_an_outage_is_told_to_all_without_trying_each() -> None:

@@ -87,15 +87,15 @@ class EndWait(Command[None]):
 
     def __init__(self, slot: int, origin: Origin, wait_id: str) -> None:
         super().__init__(slot, origin)
-        self._wait_id = wait_id
+        self.wait_id = wait_id
 
     def reads(self, rows: Rows) -> Iterable[Key]:
-        yield key(Wait, self._wait_id)
+        yield key(Wait, self.wait_id)
 
     def decide(self, work: Work) -> None:
-        wait = work.get(Wait, self._wait_id)
+        wait = work.get(Wait, self.wait_id)
         if wait is None:
-            raise NotFound(f"there is no wait {self._wait_id}")
+            raise NotFound(f"there is no wait {self.wait_id}")
         caller = work.context.caller
         work.update(replace(wait, times_ended=wait.times_ended + 1, ended_by=caller, due_at_ms=None))
 
