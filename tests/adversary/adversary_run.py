@@ -216,8 +216,8 @@ class _Load:
 async def _read(
     settings: MeshSettings, channels: Channels
 ) -> tuple[Mapping[agreement.Key, Counter[str]], agreement.Books]:
-    """The report, and the rows that it is made of. A stray charge that a break is about may be given back meanwhile: both
-    are read again until nothing came between."""
+    """The report, and the rows that it is made of. A stray charge that a break is about may be given back meanwhile:
+    both are read again until nothing came between."""
     before = await reported(channels)
     books = await agreement.read(settings)
     report = await reported(channels)
