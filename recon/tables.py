@@ -59,7 +59,7 @@ class Break(Row, frozen=True, kw_only=True):
     subject_id: Id = ""  # a doubt ("dbt_…"), a line of a statement ("stl_…")
     difference_minor: Minor = 0  # by how much more came in at the provider than in our books; 0: not known
     repair_id: Id = ""  # the repair that closed it: its own, or that of a break about the same difference
-    provider_reference: Name = ""  # that a line of a statement has
+    provider_reference: Name = ""  # of a DUPLICATE by its statement: which of the provider's orders it is
 
 
 @mapped(

@@ -230,7 +230,7 @@ class _Case:
             channel_order_id=self._ref if self._ref.startswith(ORDER_PREFIX) else "",
             subject_id="" if line is None else line.id,
             difference_minor=judging.difference_minor(wrong, order, line),
-            provider_reference="" if line is None else line.provider_reference,
+            provider_reference=line.provider_reference if line is not None and wrong is BreakType.DUPLICATE else "",
         )
         risk = judging.at_risk(wrong, order, line)
         self._opened += 1

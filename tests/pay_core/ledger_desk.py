@@ -13,10 +13,10 @@ from pay_core.ledger import AccountKind, AccountRef, Draft
 from paykit import context as business_context
 from paykit.errors import FailedPrecondition
 from paykit.ids import slot_of
-from paykit.store.batch import Batch, LoadedSoFar
 from paykit.store.command import Command, Origin, R, Rows, Work
-from paykit.store.row import Key, Row
-from paykit.store.system import CommandRecord, Outbox
+from paykit.store.row import Key
+from paykit.store.system import Outbox
+from tests.paykit.store.memory import MemoryRows
 
 DAY_MS = 86_400_000
 NOON_MS = 1_700_006_400_000 // DAY_MS * DAY_MS + DAY_MS // 2  # of 2023-11-15
@@ -84,37 +84,19 @@ class Decide(Command[Any]):
         return self.decision(work)
 
 
-class Desk:
+class Desk(MemoryRows):
     """Rows in a dictionary; every command is alone in its batch. The time is the test's."""
 
     def __init__(self, now_ms: int = NOON_MS) -> None:
+        super().__init__()
         self.now_ms = now_ms
-        self.rows: dict[type[Row], dict[str, Row]] = {}
         self.messages: list[Outbox] = []
-
-    def all(self, row_type: type[Any]) -> list[Any]:
-        """All rows of a table."""
-        return list(self.rows.get(row_type, {}).values())
 
     def run(self, command: Command[R]) -> R:
         """Carries out one command; what was done before is answered with None."""
-        batch = Batch(self.now_ms, 5_000)
-        if command.origin.key and command.origin.key in self.rows.get(CommandRecord, {}):
-            return cast(R, None)
-        while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
-            for (row_type, column), values in missing.items():
-                found = [row for row in self.all(row_type) if getattr(row, column) in values]
-                batch.table(row_type).add_loaded(column, values, found)
-        result: R = batch.decide(command)
-        for row_type, rows in batch.inserts():
-            for row in rows:
-                assert row.id not in self.rows.setdefault(row_type, {})
-                self.rows[row_type][row.id] = row
-        for row_type, changes in batch.updates():
-            for _, after in changes:
-                self.rows[row_type][after.id] = after
-        self.messages += batch.outbox
-        return result
+        carried = self.carry_out(command, self.now_ms)
+        self.messages += carried.outbox
+        return cast(R, carried.result)
 
     def deposit(self, ref: AccountRef, amount_minor: int) -> None:
         """Money from outside into an account."""

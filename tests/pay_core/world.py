@@ -45,12 +45,11 @@ from pay_core.tools.base import Outcome
 from pay_core.tools.channel import SUBMIT_CHANNEL_ORDER
 from paykit import context as business_context
 from paykit.ids import slot_of
-from paykit.store.batch import Batch, LoadedSoFar
 from paykit.store.command import Command, Origin, R
-from paykit.store.row import Row
-from paykit.store.system import CommandRecord, Outbox
+from paykit.store.system import Outbox
 from paymesh.channel.v1 import channel_order_pb2, channel_service_pb2
 from paymesh.pay.v1 import ledger_service_pb2
+from tests.paykit.store.memory import MemoryRows
 
 NOW_MS = 1_700_000_000_000
 DUE_MS = 15_000
@@ -87,22 +86,18 @@ class Result(NamedTuple):
     outcome: Outcome
 
 
-class World:
+class World(MemoryRows):
     """All rows of pay_core, the calls it has sent, and what the provider did."""
 
     def __init__(self, rules: RuleSet = RULES) -> None:
+        super().__init__()
         self.rules = rules
         self.now_ms = NOW_MS
-        self.rows: dict[type[Row], dict[str, Row]] = {}
         self.calls: list[Outbox] = []
         self.events: list[Outbox] = []
         self.results: list[Result] = []  # of channels, on their way
         self.verdicts: dict[str, Outcome] = {}  # of channels, by instruction: a provider does not change its mind
         self.provider_net: Counter[tuple[str, str]] = Counter()  # (channel, currency): taken less given
-
-    def all(self, row_type: type[Any]) -> list[Any]:
-        """All rows of a table."""
-        return list(self.rows.get(row_type, {}).values())
 
     def terms(self) -> Terms:
         """The terms of a decision made now."""
@@ -110,29 +105,10 @@ class World:
 
     def run(self, command: Command[R]) -> R:
         """Carries out one command, alone in its batch; what was done before is answered with None."""
-        batch = Batch(self.now_ms, 5_000)
-        stored_records = self.rows.get(CommandRecord, {})
-        if command.origin.key and command.origin.key in stored_records:
-            return cast(R, None)
-        rounds = 1
-        while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
-            rounds += 1
-            for (row_type, column), values in missing.items():
-                found = [row for row in self.all(row_type) if getattr(row, column) in values]
-                batch.table(row_type).add_loaded(column, values, found)
-        assert rounds <= 6, f"{command.name} would still be naming rows when the executor gives up"
-        result: R = batch.decide(command)
-        for row_type, rows in batch.inserts():
-            for row in rows:
-                assert row.id not in self.rows.setdefault(row_type, {})
-                self.rows[row_type][row.id] = row
-        for row_type, changes in batch.updates():
-            for before, after in changes:
-                assert self.rows[row_type][before.id] is before
-                self.rows[row_type][after.id] = after
-        for message in batch.outbox:
+        carried = self.carry_out(command, self.now_ms)
+        for message in carried.outbox:
             (self.calls if message.kind == "call" else self.events).append(message)
-        return result
+        return cast(R, carried.result)
 
     # What callers ask for
 

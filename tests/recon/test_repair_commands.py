@@ -26,11 +26,6 @@ from tests.recon.support import mint, opened
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def store(make_shards: MakeShards, clock: ManualClock) -> AsyncIterator[Store]:
     async with opened(make_shards(2), clock) as store:
         yield store

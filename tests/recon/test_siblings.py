@@ -25,11 +25,6 @@ CHARGED = 500
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def store(make_shards: MakeShards, clock: ManualClock) -> AsyncIterator[Store]:
     async with opened(make_shards(2), clock) as store:
         yield store

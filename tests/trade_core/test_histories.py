@@ -9,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paykit.errors import MeshError
-from paykit.store.batch import Batch, LoadedSoFar
 from paykit.store.command import Command, Origin
-from paykit.store.row import Row
-from paykit.store.system import CommandRecord, Outbox
-from paykit.store.transaction import MAX_ROUNDS
+from paykit.store.system import Outbox
 from paymesh.event.v1.events_pb2 import TradeEvent
 from paymesh.pay.v1 import pay_service_pb2, payment_pb2
+from tests.paykit.store.memory import MemoryRows
 from tests.trade_core.support import NOW_MS, POLICY, a_context, a_payment, an_order, an_origin, fresh
 from trade_core import wire
 from trade_core.commands import CloseTrade, CreateTrade, ExpireTrade, PayTrade, RepriceTrade
@@ -37,11 +35,11 @@ AUTHORIZED, VOIDED = payment_pb2.PAYMENT_STATE_AUTHORIZED, payment_pb2.PAYMENT_S
 PROCESSING = payment_pb2.PAYMENT_STATE_PROCESSING
 
 
-class World:
+class World(MemoryRows):
     """The rows of trade_core in a dictionary, and what it has sent. Commands are pure: no database is needed."""
 
     def __init__(self, trade_type: TradeType) -> None:
-        self.rows: dict[type[Row], dict[str, Row]] = {}
+        super().__init__()
         self.sent: list[Outbox] = []
         self.now_ms = NOW_MS
         self.payments: dict[str, Any] = {}  # by attempt: the payment as pay_core has it
@@ -58,25 +56,14 @@ class World:
         self.run(CreateTrade(an_origin(), POLICY, order))
         (self.trade_id,) = [trade.id for trade in self.all(Trade)]
 
-    def all(self, row_type: type[Any]) -> list[Any]:
-        """All rows of a table, in the order they were made."""
-        return list(self.rows.get(row_type, {}).values())
-
     def get(self, row_type: type[Any], id_: str) -> Any:
         """One row."""
         return self.rows[row_type][id_]
 
     def run(self, command: Command[Any]) -> None:
         """Carries out one command, or nothing of it where it is refused."""
-        batch = Batch(self.now_ms, 5_000)
-        rounds = 0
-        while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
-            rounds += 1
-            assert rounds < MAX_ROUNDS, f"{command.name} reads in more rounds than the executor gives it"
-            for (row_type, column), values in missing.items():
-                found = [row for row in self.all(row_type) if getattr(row, column) in values]
-                batch.table(row_type).add_loaded(column, values, found)
-        if command.origin.key in self.rows.get(CommandRecord, {}):
+        batch = self.load(self.now_ms, command)
+        if self.is_recorded(command):
             return
         try:
             batch.decide(command)
@@ -84,13 +71,10 @@ class World:
             assert not batch.updates()
             assert not batch.inserts()
             return
-        for row_type, rows in batch.inserts():
-            self.rows.setdefault(row_type, {}).update({row.id: row for row in rows})
         for row_type, changes in batch.updates():
             for before, after in changes:
-                assert self.rows[row_type][before.id] is before
                 assert not hasattr(before, "state") or self._is_legal(row_type, before, after)
-                self.rows[row_type][after.id] = after
+        self.keep(batch)
         self.sent += batch.outbox
 
     def _is_legal(self, row_type: type[Any], before: Any, after: Any) -> bool:

@@ -9,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paykit.errors import MeshError
-from paykit.store.batch import Batch, LoadedSoFar
 from paykit.store.command import Command, Origin
-from paykit.store.row import Row
 from paykit.store.system import Outbox
-from paykit.store.transaction import MAX_ROUNDS
 from paymesh.event.v1.events_pb2 import TradeEvent
 from paymesh.pay.v1 import pay_service_pb2
+from tests.paykit.store.memory import MemoryRows
 from tests.trade_core.part_support import DAY_MS, OTHER_MERCHANT
 from tests.trade_core.support import MERCHANT, NOW_MS, POLICY, a_context, a_result, an_order, an_origin, fresh
 from trade_core import wire
@@ -33,11 +31,11 @@ TOOLS = (Tool.CARD, Tool.WALLET, Tool.BALANCE)
 MACHINES: dict[Any, Any] = {Trade: TRADE, PayAttempt: ATTEMPT}
 
 
-class World:
+class World(MemoryRows):
     """The rows of trade_core in a dictionary, and a plain count of the money that pay_core moved for them."""
 
     def __init__(self) -> None:
-        self.rows: dict[type[Row], dict[str, Row]] = {}
+        super().__init__()
         self.now_ms = NOW_MS
         self.told: dict[str, Any] = {}  # the latest that was told of each trade
         self.calls: dict[str, Any] = {}  # what pay_core was asked for, by attempt
@@ -52,34 +50,21 @@ class World:
         plan = [PartInput(amount_minor=each, currency="EUR", due_at_ms=NOW_MS + day * DAY_MS) for day, each in dues]
         self.create(trade_type=TradeType.INSTALMENT_PLAN, parts=plan)
 
-    def all(self, row_type: type[Any]) -> list[Any]:
-        """All rows of a table, in the order they were made."""
-        return list(self.rows.get(row_type, {}).values())
-
     def create(self, **changes: Any) -> None:
         self.run(CreateTrade(an_origin(), POLICY, an_order(**({"lines": ()} | changes))))
 
     def run(self, command: Command[Any]) -> None:
         """Carries out one command, or nothing of it where it is refused."""
-        batch = Batch(self.now_ms, 5_000)
-        rounds = 0
-        while missing := batch.missing(set(command.reads(LoadedSoFar(batch)))):
-            rounds += 1
-            assert rounds < MAX_ROUNDS, f"{command.name} reads in more rounds than the executor gives it"
-            for (row_type, column), values in missing.items():
-                found = [row for row in self.all(row_type) if getattr(row, column) in values]
-                batch.table(row_type).add_loaded(column, values, found)
+        batch = self.load(self.now_ms, command)
         try:
             batch.decide(command)
         except MeshError:
             assert not batch.is_changed
             return
-        for row_type, rows in batch.inserts():
-            self.rows.setdefault(row_type, {}).update({row.id: row for row in rows})
         for row_type, changes in batch.updates():
             for before, after in changes:
                 self._check_move(row_type, before, after)
-                self.rows[row_type][after.id] = after
+        self.keep(batch)
         self._ask(batch.outbox)
 
     def _check_move(self, row_type: type[Any], before: Any, after: Any) -> None:

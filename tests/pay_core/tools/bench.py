@@ -15,9 +15,9 @@ from pay_core.tables import Account, Entry, Instruction, Payment
 from pay_core.tools.base import Begun, Intake, PaymentTool
 from paykit import context as business_context
 from paykit.ids import new_id, slot_of
-from paykit.store.batch import Batch, LoadedSoFar
 from paykit.store.command import Command, Origin, R, Rows, Work
-from paykit.store.row import Key, Row, key
+from paykit.store.row import Key, key
+from tests.paykit.store.memory import MemoryRows
 
 NOW_MS = 1_700_000_000_000
 OWNER = "ann"
@@ -143,30 +143,18 @@ class Book(Carry):
         return [Begun(InstructionState.SUCCEEDED)] * len(self.instructions)
 
 
-class Bench:
+class Bench(MemoryRows):
     """All rows, and what a tool made of them."""
 
     def __init__(self, tool: PaymentTool) -> None:
+        super().__init__()
         self.tool = tool
-        self.rows: dict[type[Row], dict[str, Row]] = {}
-
-    def all(self, row_type: type[Any]) -> list[Any]:
-        """All rows of a table."""
-        return list(self.rows.get(row_type, {}).values())
 
     def run(self, *commands: Command[R]) -> list[R]:
         """Carries out commands in one batch."""
-        batch = Batch(NOW_MS, 5_000)
-        reads = LoadedSoFar(batch)
-        while missing := batch.missing({each for command in commands for each in command.reads(reads)}):
-            for (row_type, column), values in missing.items():
-                found = [row for row in self.all(row_type) if getattr(row, column) in values]
-                batch.table(row_type).add_loaded(column, values, found)
+        batch = self.load(NOW_MS, *commands)
         results = [batch.decide(command) for command in commands]
-        for row_type, rows in batch.inserts():
-            self.rows.setdefault(row_type, {}).update({row.id: row for row in rows})
-        for row_type, changes in batch.updates():
-            self.rows[row_type].update({after.id: after for _, after in changes})
+        self.keep(batch)
         return results
 
     def prepare(self, asked: Step, intake: Intake = INTAKE) -> Step:

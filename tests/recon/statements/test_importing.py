@@ -130,13 +130,19 @@ async def test_what_was_given_back_already_is_closed_where_its_statement_shows_i
         repair = await desk.advance(await desk.approve(await desk.propose(broken)))
         await desk.told(repair, message_id=repair.id)
         repaired.append(f"REPAIRED {repair.id}")
-    rows = [of_order(failed, "1"), of_order(twice, "2"), row("CHARGE", "3", "10.00", twice.id, "ref-2")]
+    rows = [
+        row("CHARGE", "1", "10.00", failed.id, "ref-9"),
+        of_order(twice, "2"),
+        row("CHARGE", "3", "10.00", twice.id, "ref-2"),
+    ]
     await import_file(importer, csv_file(rows))
     closed = await store.fetch_everywhere(Break, select(Break.__table__), shadow=False)
     assert await open_breaks(store) == []
     stated = {one.channel_order_id: one.close_reason for one in closed if one.kind == MatchKind.STATEMENT}
     assert stated == {failed.id: repaired[0], twice.id: repaired[1]}
-    assert {one.provider_reference for one in closed if one.channel_order_id == twice.id} == {"", "ref-2"}
+    # The gateway asks about a reference where the order was done twice, and there alone.
+    named = {(one.type, one.provider_reference) for one in closed if one.kind == MatchKind.STATEMENT}
+    assert named == {("STATUS_MISMATCH", ""), ("DUPLICATE", "ref-2")}
 
 
 async def test_a_line_finds_its_order_by_the_providers_reference(store: Store, importer: Importer) -> None:
