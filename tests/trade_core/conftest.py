@@ -60,6 +60,7 @@ async def running(make_shards: MakeShards, tmp_path: Path, ask_after_s: float) -
         listen="127.0.0.1:0",
         shards=shards,
         ask_after_s=ask_after_s,
+        deadline_margin_s=1.0,  # a database under load may take a good part of it to read what is answered
         timers=TimerSettings(interval_s=0.05),
         drain_grace_s=2.0,
     )

@@ -106,9 +106,9 @@ async def test_a_payment_of_somebody_else_is_passed_over(running: Running) -> No
 async def test_a_payment_that_takes_long_is_answered_paying_within_the_deadline(running: Running) -> None:
     running.pay_core.refusal = Unavailable("not now", retry_after_ms=60_000)
     started_s = asyncio.get_running_loop().time()
-    trade = (await running.stub.CreateTrade(purchase(pay_methods=[BALANCE]), timeout=0.8)).trade
+    trade = (await running.stub.CreateTrade(purchase(pay_methods=[BALANCE]), timeout=2)).trade
     assert trade.state == PAYING
-    assert asyncio.get_running_loop().time() - started_s < 0.8
+    assert asyncio.get_running_loop().time() - started_s < 2
     assert (await running.get(trade.trade_id)).state == PAYING
 
 
@@ -250,7 +250,7 @@ async def test_a_watch_ends_in_time_for_its_deadline(running: Running) -> None:
     trade = await running.create()
     seen = [
         response.trade.state
-        async for response in running.stub.WatchTrade(pb.WatchTradeRequest(trade_id=trade.trade_id), timeout=0.6)
+        async for response in running.stub.WatchTrade(pb.WatchTradeRequest(trade_id=trade.trade_id), timeout=2)
     ]
     assert seen == [CREATED]
 

@@ -184,7 +184,8 @@ async def test_survives_a_restart(buses: Backend) -> None:
     await bus.subscribe(subscription(consumer="steady"), before)
     await bus.subscribe(subscription(consumer="shaky", max_deliveries=1_000), failing)
     await publish(bus, message(1), message(2))
-    await asyncio.gather(before.has(2), failing.has(3))
+    # Several times each: a server may forget one attempt whose message it had for a client that was just leaving.
+    await asyncio.gather(before.has(2), failing.has(8))
     await buses.close(bus)
 
     bus = await buses.open()
