@@ -126,6 +126,7 @@ def _statements() -> dict[str, Any]:
     movements = ("CHARGE", "CAPTURE", "REFUND", "PAYOUT")
     return {
         "format": "CSV",
+        "references": "ANSWERS",
         "csv": {
             "columns": {"kind": "type"} | {column: column for column in columns},
             "kinds": dict.fromkeys(movements, "MOVEMENT") | {"FEE": "FEE", "OPENING": "OPENING", "CLOSING": "CLOSING"},

@@ -79,7 +79,7 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
     provider_reference: str
     original_reference: str
     token: str
-    times: int  # how often its order is booked
+    copy_no: int
     settle_at_ms: int
 
 
@@ -106,8 +106,8 @@ class Teller(msgspec.Struct, frozen=True, kw_only=True):
     fees: Mapping[str, Fee]  # by kind, as the book has it
 
     def difference(self, movement: Movement) -> Difference | None:
-        """What is told of a movement otherwise than it is, if anything. By rate nothing is left out of an order
-        that is booked twice: the other booking would look like the only one, and nobody could find it."""
+        """What is told of a movement otherwise than it is, if anything. By rate the second booking of an order is never
+        left out: it may be told nowhere else, and nobody could find it."""
         for mark in movement.token.split(MARK)[1:]:
             for difference in Difference:
                 if mark.startswith(f"statement_{difference.value}"):
@@ -117,7 +117,7 @@ class Teller(msgspec.Struct, frozen=True, kw_only=True):
                 difference
                 for difference, rate in self.script.rates.items()
                 if difference not in OF_FILES
-                and not (difference is Difference.MISSING_LINE and movement.times > 1)
+                and not (difference is Difference.MISSING_LINE and movement.copy_no)
                 and roll(self.seed, "statement", difference, self.account, movement.provider_reference) < rate
             ),
             None,

@@ -44,7 +44,7 @@ _FIELDS = (
     _entry.provider_reference,
     _entry.original_reference,
     _entry.token,
-    _entry.times,
+    _entry.copy_no,
     _entry.settle_at_ms,
 )
 _MOVEMENT_FIELDS = [field.name for field in msgspec.structs.fields(Movement)]

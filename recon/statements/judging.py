@@ -51,12 +51,18 @@ def expected_minor(order: RecordedOrder) -> int | None:
     return None if sign is None or order.state != SUCCEEDED else sign * order.amount_minor
 
 
-def judge(order: RecordedOrder | None, lines: Sequence[StatementLine], grace_days: int) -> Judgement:
-    """``lines``: the current movements that name the order. ``order`` is None where we have none."""
+def judge(
+    order: RecordedOrder | None, lines: Sequence[StatementLine], grace_days: int, by_reference: bool = False
+) -> Judgement:
+    """``lines``: the current movements that name the order. ``order`` is None where we have none.
+
+    ``by_reference``: a line of its channel that names another of the provider's orders than the one we know is about
+    that other one, which nobody asked for, even where no other line is there.
+    """
     ordered = sorted(lines, key=lambda line: (line.business_date, line.line_no, line.id))
-    standing, takings = _cancelled(ordered)
+    standing, undone, baseless = _cancelled(ordered)
     differences: dict[str, BreakType | None] = {line.id: None for line in ordered}
-    for line in takings:
+    for line in baseless:
         differences[line.id] = BreakType.UNEXPLAINED
     if order is None:
         for line in standing:
@@ -70,30 +76,41 @@ def judge(order: RecordedOrder | None, lines: Sequence[StatementLine], grace_day
             differences[line.id] = BreakType.STATUS_MISMATCH if wanted_minor is None else BreakType.DUPLICATE
     if wanted_minor is None:
         return _unexpected(own, differences)
-    if not own:
-        return _silent(order, ordered, differences)
-    settled = min(own, key=lambda line: (not _agrees(line, order, wanted_minor), _is_another(line, order)))
     for line in own:
         differences[line.id] = BreakType.DUPLICATE
+    if by_reference:
+        own = [line for line in own if not _is_another(line, order)]
+        undone = [(line, back) for line, back in undone if not _is_another(line, order)]
+    if not own:
+        return _silent(order, undone, differences)
+    settled = min(own, key=lambda line: (not _agrees(line, order, wanted_minor), _is_another(line, order)))
     wrong = differences[settled.id] = _difference(settled, order, wanted_minor, ordered, grace_days)
     return Judgement(differences, Settlement.AGREED if wrong is None else Settlement.BROKEN, settled.id)
 
 
-def _cancelled(lines: Sequence[StatementLine]) -> tuple[list[StatementLine], list[StatementLine]]:
-    """The lines that still stand once each reversal has taken an earlier one back, and the reversals of nothing.
+_Undone = list[tuple[StatementLine, StatementLine]]  # lines that were taken back, each with its reversal
 
-    The last line that fits is taken back: of a charge that was booked twice, the second.
+
+def _cancelled(lines: Sequence[StatementLine]) -> tuple[list[StatementLine], _Undone, list[StatementLine]]:
+    """The lines that still stand once each reversal has taken one back, those that do not, and reversals of nothing.
+
+    Of the lines that fit the one that the reversal names is taken back, else the last: of a charge that was booked
+    twice, the second.
     """
     standing: list[StatementLine] = [line for line in lines if not line.is_reversal]
-    left_over = []
+    undone: _Undone = []
+    baseless = []
     for reversal in (line for line in lines if line.is_reversal):
         key = (reversal.channel, reversal.account, reversal.currency, -reversal.amount_minor)
         fits = [line for line in standing if (line.channel, line.account, line.currency, line.amount_minor) == key]
         if fits:
-            standing.remove(fits[-1])
+            named = [line for line in fits if line.provider_reference == reversal.provider_reference]
+            taken = (named or fits)[-1]
+            standing.remove(taken)
+            undone.append((taken, reversal))
         else:
-            left_over.append(reversal)
-    return standing, left_over
+            baseless.append(reversal)
+    return standing, undone, baseless
 
 
 def _unexpected(own: Sequence[StatementLine], differences: dict[str, BreakType | None]) -> Judgement:
@@ -104,12 +121,10 @@ def _unexpected(own: Sequence[StatementLine], differences: dict[str, BreakType |
     return Judgement(differences, Settlement.BROKEN, own[0].id)
 
 
-def _silent(
-    order: RecordedOrder, lines: Sequence[StatementLine], differences: dict[str, BreakType | None]
-) -> Judgement:
+def _silent(order: RecordedOrder, undone: _Undone, differences: dict[str, BreakType | None]) -> Judgement:
     """No line of the order stands on its channel. Where one did and was taken back, the provider says it is undone."""
-    taken_back = [line for line in lines if line.is_reversal and line.channel == order.channel]
-    if taken_back and differences[taken_back[-1].id] is None:
+    taken_back = [back for _, back in undone if back.channel == order.channel]
+    if taken_back:
         differences[taken_back[-1].id] = BreakType.STATUS_MISMATCH
         return Judgement(differences, Settlement.BROKEN, taken_back[-1].id)
     reported = order.settlement == Settlement.BROKEN and order.statement_line_id is None
@@ -122,7 +137,7 @@ def _agrees(line: StatementLine, order: RecordedOrder, wanted_minor: int) -> boo
 
 def _is_another(line: StatementLine, order: RecordedOrder) -> bool:
     """Whether it names another of the provider's orders than the one that is known."""
-    return line.provider_reference not in ("", order.provider_reference)
+    return bool(order.provider_reference) and line.provider_reference not in ("", order.provider_reference)
 
 
 def _difference(

@@ -76,6 +76,7 @@ class Matcher:
             channel=statement.channel,
             replaces_id=statement.replaces_id,
             covered_until=until,
+            by_reference=self.settings.by_reference,
         )
         return await run_patiently(self.store, command)
 

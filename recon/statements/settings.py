@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -119,6 +120,7 @@ class ChannelStatements(Section):
     camt053: Camt053Settings = Camt053Settings()
     mt940: Mt940Settings = Mt940Settings()
     stripe: StripeSettings = StripeSettings()
+    references: Literal["ANY", "ANSWERS"] = "ANY"  # ANSWERS: provider references are those of the channel's answers
 
 
 class StatementsSettings(Section):
@@ -135,6 +137,11 @@ class StatementsSettings(Section):
     lease_s: Seconds = 60.0  # an import that has not moved for so long is another process's to end
     recheck_s: Seconds = 3_600.0  # how often what is missing here is looked for again
     recheck_days: Count = 7  # and for how long
+
+    @cached_property
+    def by_reference(self) -> frozenset[str]:
+        """Channels whose lines name the provider's orders by the references of its answers."""
+        return frozenset(name for name, channel in self.channels.items() if channel.references == "ANSWERS")
 
     @property
     def timer_interval_s(self) -> float:

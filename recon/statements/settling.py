@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ class Settle(Command[Judged]):
 
     ``refs``: channel orders, or lines that name none, all of one slot. ``replaces_id``: a statement whose lines do not
     count any more. ``covered_until``: an order of ``channel`` of that day or before which no line names is missing
-    there; empty: none is.
+    there; empty: none is. ``by_reference``: channels whose lines name orders by the reference of their answers.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Settle(Command[Judged]):
         channel: str,
         replaces_id: str = "",
         covered_until: str = "",
+        by_reference: Collection[str] = (),
     ) -> None:
         super().__init__(slot, origin)
         self.refs = refs
@@ -55,6 +56,7 @@ class Settle(Command[Judged]):
         self.channel = channel
         self.replaces_id = replaces_id
         self.covered_until = covered_until
+        self.by_reference = by_reference
 
     def reads(self, rows: Rows) -> Iterable[Key]:
         for ref in self.refs:
@@ -140,7 +142,8 @@ class _Case:
                 (gone if replaces_id and line.statement_id == replaces_id else current).append(line)
             elif replaces_id and line.statement_id == replaces_id and line.state == LineState.CURRENT:
                 self._work.update(replace(line, state=LineState.REPLACED.value), audit=False)
-        judgement = judging.judge(self._order, current, self._command.grace_days)
+        by_reference = self._order is not None and self._order.channel in self._command.by_reference
+        judgement = judging.judge(self._order, current, self._command.grace_days, by_reference)
         if gone:
             current = self._retire(gone, current, judgement)
         self._explain_absence(judgement)

@@ -12,10 +12,13 @@ from paykit.errors import FailedPrecondition, InvalidArgument
 from paykit.store.store import Store
 from recon.matching import BreakType, MatchKind
 from recon.statements.importing import Importer, Phase
+from recon.statements.model import Format
+from recon.statements.settings import ChannelStatements
 from recon.tables import Break, Statement
 from tests.recon.repair_support import Desk, rules_with
 from tests.recon.statements.support import (
     CHANNEL,
+    CSV,
     NOW_MS,
     csv_file,
     import_file,
@@ -143,6 +146,24 @@ async def test_what_was_given_back_already_is_closed_where_its_statement_shows_i
     # The gateway asks about a reference where the order was done twice, and there alone.
     named = {(one.type, one.provider_reference) for one in closed if one.kind == MatchKind.STATEMENT}
     assert named == {("STATUS_MISMATCH", ""), ("DUPLICATE", "ref-2")}
+
+
+async def test_an_only_line_of_another_booking_does_not_settle_where_references_are_those_of_answers(
+    store: Store, tmp_path: Path
+) -> None:
+    one = order(1, provider_reference="ref-1")
+    await plant(store, [one])
+    declared = ChannelStatements(format=Format.CSV, csv=CSV, references="ANSWERS")
+    importer = Importer(store, statements(spool_path=tmp_path, channels={CHANNEL: declared}), rules())
+    await import_file(importer, csv_file([row("CHARGE", "1", "10.00", one.id, "ref-2")]))
+    assert await open_breaks(store) == [("DUPLICATE", one.id, 1_000)]
+    assert (await orders_in(store))[one.id].settlement == "OPEN"
+    await import_file(importer, csv_file([row("FEE", "2", "-1.00")]), business_date="2026-12-05")
+    assert await open_breaks(store) == [("DUPLICATE", one.id, 1_000), ("MISSING_THERE", one.id, 1_000)]
+    late = row("CHARGE", "3", "10.00", one.id, "ref-1", day="2026-12-06")
+    await import_file(importer, csv_file([late]), business_date="2026-12-06")
+    assert await open_breaks(store) == [("DUPLICATE", one.id, 1_000)]
+    assert (await orders_in(store))[one.id].settlement == "AGREED"
 
 
 async def test_a_line_finds_its_order_by_the_providers_reference(store: Store, importer: Importer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -43,21 +44,26 @@ def line(amount_minor: int = 1_000, **changes: object) -> StatementLine:
     return StatementLine(**(fields | changes))  # type: ignore[arg-type]
 
 
+REFERENCES = st.sampled_from(["", "ref-1", "ref-1", "ref-2"])
 ORDERS = st.builds(
-    lambda kind, state, amount_minor: order(7, amount_minor, id=ORDER_ID, kind=kind, state=state),
+    lambda kind, state, amount_minor, reference: order(
+        7, amount_minor, id=ORDER_ID, kind=kind, state=state, provider_reference=reference
+    ),
     st.sampled_from(["CHARGE", "REFUND", "CAPTURE", "PAYOUT", "AUTHORIZE", "VOID"]),
     st.sampled_from(["SUCCEEDED", "FAILED"]),
     st.sampled_from([1_000, 700]),
+    REFERENCES,
 )
 LINES = st.lists(
     st.builds(
-        lambda amount_minor, currency, channel, day, is_reversal, number: line(
+        lambda amount_minor, currency, channel, day, is_reversal, number, reference: line(
             amount_minor,
             currency=currency,
             channel=channel,
             business_date=day,
             is_reversal=is_reversal,
             line_no=number,
+            provider_reference=reference,
         ),
         st.sampled_from([1_000, -1_000, 700]),
         st.sampled_from(["EUR", "EUR", "USD"]),
@@ -65,27 +71,30 @@ LINES = st.lists(
         st.sampled_from([DAY, LATE]),
         st.sampled_from([0, 0, 0, 1]),
         st.integers(1, 9),
+        REFERENCES,
     ),
     max_size=5,
 )
 
 
-@given(st.none() | ORDERS, LINES, st.randoms())
+@given(st.none() | ORDERS, LINES, st.randoms(), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_the_order_of_lines_does_not_matter(of: RecordedOrder | None, lines: list[StatementLine], draw: object) -> None:
-    told = judge(of, lines, GRACE_DAYS)
+def test_the_order_of_lines_does_not_matter(
+    of: RecordedOrder | None, lines: list[StatementLine], draw: object, by_reference: bool
+) -> None:
+    told = judge(of, lines, GRACE_DAYS, by_reference)
     shuffled = list(lines)
     draw.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert judge(of, shuffled, GRACE_DAYS) == told
+    assert judge(of, shuffled, GRACE_DAYS, by_reference) == told
     assert set(told.differences) == {one.id for one in lines}
 
 
-@given(ORDERS, LINES)
+@given(ORDERS, LINES, st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_one_line_at_most_settles_an_order_and_all_money_beyond_it_is_a_difference(
-    of: RecordedOrder, lines: list[StatementLine]
+    of: RecordedOrder, lines: list[StatementLine], by_reference: bool
 ) -> None:
-    told = judge(of, lines, GRACE_DAYS)
+    told = judge(of, lines, GRACE_DAYS, by_reference)
     by_id = {one.id: one for one in lines}
     agreeing = [by_id[id_] for id_, wrong in told.differences.items() if wrong is None]
     # What agrees adds up to what we know: the order once, and whatever was taken back adds nothing.
@@ -102,18 +111,20 @@ def test_one_line_at_most_settles_an_order_and_all_money_beyond_it_is_a_differen
         assert told.line_id is not None
         settled = by_id[told.line_id]
         assert (settled.channel, settled.currency, settled.amount_minor) == (of.channel, of.currency, moved)
+        names_another = bool(of.provider_reference) and settled.provider_reference not in ("", of.provider_reference)
+        assert not (by_reference and names_another)
     if told.settlement is Settlement.BROKEN:
         assert told.line_id is None or told.differences[told.line_id] is not None
     if told.settlement is Settlement.NOT_EXPECTED:
         assert judging.expected_minor(of) is None
 
 
-@given(st.none() | ORDERS, LINES)
+@given(st.none() | ORDERS, LINES, st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_what_is_judged_again_after_it_was_stored_is_judged_alike(
-    of: RecordedOrder | None, lines: list[StatementLine]
+    of: RecordedOrder | None, lines: list[StatementLine], by_reference: bool
 ) -> None:
-    told = judge(of, lines, GRACE_DAYS)
+    told = judge(of, lines, GRACE_DAYS, by_reference)
     stored = [
         replace(one, difference=wrong.value, break_id=new_id("brk", 7, NOW_MS)) if wrong else one
         for one in lines
@@ -123,7 +134,7 @@ def test_what_is_judged_again_after_it_was_stored_is_judged_alike(
         settled = next((one for one in stored if one.id == told.line_id), None)
         break_id = settled.break_id if settled is not None else None
         of = replace(of, settlement=told.settlement.value, statement_line_id=told.line_id, break_id=break_id)
-    assert judge(of, stored, GRACE_DAYS) == told
+    assert judge(of, stored, GRACE_DAYS, by_reference) == told
 
 
 def test_a_charge_that_was_booked_twice_and_taken_back_once_agrees() -> None:
@@ -147,6 +158,51 @@ def test_of_two_that_agree_the_one_with_the_known_reference_is_the_orders_own() 
     told = judge(known, [other, own], GRACE_DAYS)
     assert (told.settlement, told.line_id) == (Settlement.AGREED, own.id)
     assert told.differences == {other.id: BreakType.DUPLICATE, own.id: None}
+
+
+def test_an_only_line_with_another_reference_is_of_another_order_where_references_are_those_of_answers() -> None:
+    known, other = order(7, id=ORDER_ID, provider_reference="ref-1"), line(provider_reference="ref-2")
+    assert judge(known, [other], GRACE_DAYS).differences == {other.id: None}
+    told = judge(known, [other], GRACE_DAYS, by_reference=True)
+    assert (told.settlement, told.line_id) == (Settlement.OPEN, None)
+    assert told.differences == {other.id: BreakType.DUPLICATE}
+
+
+def test_a_line_or_an_order_without_a_reference_is_taken_for_the_same() -> None:
+    unnamed = line()
+    known = order(7, id=ORDER_ID, provider_reference="ref-1")
+    assert judge(known, [unnamed], GRACE_DAYS, by_reference=True).settlement is Settlement.AGREED
+    named = line(provider_reference="ref-2")
+    unknown = order(7, id=ORDER_ID, provider_reference="")
+    assert judge(unknown, [named], GRACE_DAYS, by_reference=True).settlement is Settlement.AGREED
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_reversal_takes_back_the_booking_that_it_names(number: int) -> None:
+    known = order(7, id=ORDER_ID, provider_reference="ref-1")
+    own, other = line(line_no=3, provider_reference="ref-1"), line(line_no=number, provider_reference="ref-2")
+    back = line(-1_000, is_reversal=1, line_no=5, provider_reference="ref-2")
+    told = judge(known, [own, other, back], GRACE_DAYS, by_reference=True)
+    assert (told.settlement, told.line_id) == (Settlement.AGREED, own.id)
+    assert set(told.differences.values()) == {None}
+
+
+def test_where_our_own_booking_was_taken_back_and_another_stands_both_are_differences() -> None:
+    known = order(7, id=ORDER_ID, provider_reference="ref-1")
+    own, other = line(line_no=2, provider_reference="ref-1"), line(line_no=3, provider_reference="ref-2")
+    back = line(-1_000, is_reversal=1, line_no=4, provider_reference="ref-1")
+    told = judge(known, [own, other, back], GRACE_DAYS, by_reference=True)
+    assert (told.settlement, told.line_id) == (Settlement.BROKEN, back.id)
+    assert told.differences == {own.id: None, other.id: BreakType.DUPLICATE, back.id: BreakType.STATUS_MISMATCH}
+
+
+def test_another_booking_that_was_taken_back_says_nothing_of_ours() -> None:
+    known = order(7, id=ORDER_ID, provider_reference="ref-1")
+    other = line(line_no=2, provider_reference="ref-2")
+    back = line(-1_000, is_reversal=1, line_no=3, provider_reference="ref-2")
+    told = judge(known, [other, back], GRACE_DAYS, by_reference=True)
+    assert (told.settlement, told.line_id) == (Settlement.OPEN, None)
+    assert told.differences == {other.id: None, back.id: None}
 
 
 def test_what_agrees_is_taken_before_what_came_first() -> None:
