@@ -29,7 +29,11 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One attempt at handing a message to a consumer. ``attempt`` counts from 1 and survives restarts."""
+    """One attempt at handing a message to a consumer. ``attempt`` counts from 1 and goes on over restarts.
+
+    A message that came due while nobody listened may be told as its first attempt once (NATS 2.9); then the count
+    goes on as if it had not.
+    """
 
     message: Message
     attempt: int
