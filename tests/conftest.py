@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -35,6 +35,14 @@ BACKENDS = (
 def pytest_configure() -> None:
     """Lets a run that is asked to end (SIGTERM) take its fixtures down, servers among them, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Divides the tests between processes, where there are several."""
+    from tests.schedule import scheduler
+
+    return scheduler(config, log)
 
 
 class MakeDatabases(Protocol):

@@ -1,4 +1,4 @@
-"""The whole system, once per backend and test run: four services in this process, the provider as its own.
+"""The whole system, once per backend: four services in this process, the provider as its own.
 
 ``embedded`` is SQLite and the embedded bus; ``full`` is two MariaDB servers and NATS JetStream.
 """
@@ -30,7 +30,7 @@ BACKENDS = (
 )
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+@pytest.fixture(scope="package", params=BACKENDS)
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The settings of a system that has nothing yet, on each backend."""
     directory = tmp_path_factory.mktemp("mesh")
@@ -62,7 +62,7 @@ def _databases(servers: list[str]) -> Iterator[dict[tuple[str, ...], str]]:
             drop_database(server, name)
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def mesh(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedMesh]:
     """The running system."""
     if config["bus"]["kind"] == "nats":
@@ -80,7 +80,7 @@ async def _remove_streams(url: str) -> None:
     await client.close()
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def channels(mesh: EmbeddedMesh) -> AsyncIterator[Channels]:
     """The way a business service reaches them."""
     opened = Channels(mesh.settings.addresses)

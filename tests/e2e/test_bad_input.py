@@ -59,7 +59,7 @@ def _context() -> list[tuple[str, str]]:
     return [("x-biz-id", _an_id("biz"))]
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def wire(mesh: EmbeddedMesh) -> AsyncIterator[Wire]:
     opened = Wire(mesh.addresses)
     yield opened
