@@ -69,6 +69,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         except psutil.TimeoutExpired:
             self.kill()
             return False
+        self._forget()
         return True
 
     def kill(self) -> None:
@@ -79,6 +80,12 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
         process.wait(10)
+        self._forget()
+
+    def _forget(self) -> None:
+        child = _children.pop(self.pid, None)
+        if child is not None:
+            child.poll()  # it was waited for by its pid: now it knows too
 
 
 def find_program(*names: str) -> str | None:
