@@ -19,7 +19,11 @@ _AT_RISK = telemetry.gauge("recon_at_risk_minor", "Money at risk in open breaks"
 _WATERMARK = telemetry.gauge(
     "recon_watermark_age_seconds", "All that ended longer ago is matched or in a break, and was compared", ("mode",)
 )
-ALL = (_UNMATCHED, _AGE, _WAITING, _WATERMARK, _BREAKS, _AT_RISK)
+_REPAIRS = telemetry.gauge(
+    "recon_repairs_under_way", "Repairs to be approved, to go out, or to be answered", ("mode", "kind", "state")
+)
+_REPAIR_AGE = telemetry.gauge("recon_repair_age_seconds", "Age of the oldest of them", ("mode", "kind", "state"))
+ALL = (_UNMATCHED, _AGE, _WAITING, _WATERMARK, _BREAKS, _AT_RISK, _REPAIRS, _REPAIR_AGE)
 
 _log = structlog.get_logger(__name__)
 
@@ -52,13 +56,14 @@ class Gauges:
                 mode,
                 await summary.unmatched(self._store, mode),
                 await summary.open_breaks(self._store, mode),
+                await summary.repairs_under_way(self._store, mode),
                 await summary.swept_until(self._store, mode),
             )
             for mode in self._store.modes()
         ]
         for gauge in ALL:
             gauge.clear()
-        for mode, waiting, breaks, positions in found:
+        for mode, waiting, breaks, repairs, positions in found:
             for kind, count in waiting.pair_counts.items():
                 _UNMATCHED.labels(mode, kind).set(count)
                 _AGE.labels(mode, kind).set(max(0, now_ms - waiting.oldest_ms[kind]) / 1000)
@@ -69,6 +74,10 @@ class Gauges:
             for group in breaks:
                 _BREAKS.labels(mode, group.type, group.currency).set(group.break_count)
                 _AT_RISK.labels(mode, group.type, group.currency).set(group.at_risk_minor)
+            for under_way in repairs:
+                labels = (mode, under_way.kind, under_way.state)
+                _REPAIRS.labels(*labels).set(under_way.repair_count)
+                _REPAIR_AGE.labels(*labels).set(max(0, now_ms - under_way.oldest_ms) / 1000)
 
     async def _run(self) -> None:
         while True:

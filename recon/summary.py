@@ -12,18 +12,20 @@ from sqlalchemy.exc import DBAPIError
 from paykit.errors import Unavailable
 from paykit.store.store import Store
 from recon.matching import BreakState, MatchState
+from recon.repair import REPAIR, RepairState
 from recon.sides import counts_in
 from recon.sweep_commands import SLOT, reached, sweep_id
-from recon.tables import Break, Match, Sweep
+from recon.tables import Break, Match, Repair, Sweep
 
 _match = Match.__table__.c
 _break = Break.__table__.c
+_repair = Repair.__table__.c
 
 # A scan of the table: for people who ask, not for a gauge.
 _COUNTS = select(_match.pair_counts, _match.waiting_counts, _match.broken_counts, func.count()).group_by(
     _match.pair_counts, _match.waiting_counts, _match.broken_counts
 )
-# Ranges of ix_recon_payment_due_at_ms and ix_recon_break_state_id: as long as there are unmatched rows and open breaks.
+# Ranges of indexes by due time and state: as long as there are unmatched rows, open breaks and repairs under way.
 _UNMATCHED = (
     select(
         _match.waiting_counts,
@@ -40,6 +42,11 @@ _OPEN = (
     .where(_break.state == BreakState.OPEN.value)
     .group_by(_break.type, _break.currency)
 )
+_UNDER_WAY = (
+    select(_repair.kind, _repair.state, func.count(), func.min(_repair.proposed_at_ms))
+    .where(_repair.state.in_([state.value for state in RepairState if not REPAIR.is_terminal(state)]))
+    .group_by(_repair.kind, _repair.state)
+)
 
 
 class OpenBreaks(NamedTuple):
@@ -49,6 +56,15 @@ class OpenBreaks(NamedTuple):
     currency: str
     break_count: int
     at_risk_minor: int
+
+
+class RepairsUnderWay(NamedTuple):
+    """The repairs of one kind and state that have not ended."""
+
+    kind: str
+    state: str
+    repair_count: int
+    oldest_ms: int  # when the first of them was proposed
 
 
 class Unmatched(NamedTuple):
@@ -92,6 +108,16 @@ async def open_breaks(store: Store, mode: str) -> list[OpenBreaks]:
         before = result.get((type_, currency), OpenBreaks(type_, currency, 0, 0))
         total_minor = before.at_risk_minor + int(amount_minor)  # SUM is a DECIMAL on MariaDB
         result[type_, currency] = OpenBreaks(type_, currency, before.break_count + count, total_minor)
+    return list(result.values())
+
+
+async def repairs_under_way(store: Store, mode: str) -> list[RepairsUnderWay]:
+    """The repairs that have not ended, by kind and state."""
+    result: dict[tuple[str, str], RepairsUnderWay] = {}
+    for kind, state, count, oldest_ms in await _everywhere(store, mode, _UNDER_WAY):
+        before = result.get((kind, state), RepairsUnderWay(kind, state, 0, oldest_ms))
+        total = before.repair_count + count
+        result[kind, state] = RepairsUnderWay(kind, state, total, min(before.oldest_ms, oldest_ms))
     return list(result.values())
 
 

@@ -15,6 +15,7 @@ from paykit.settings import ExecutorSettings
 from paykit.store.command import Origin
 from paykit.store.store import Store
 from paymesh.recon.v1 import recon_service_pb2, repair_pb2
+from recon import metrics
 from recon.commands import CloseBreak
 from recon.matching import BreakType, MatchKind
 from recon.repair import Outcome
@@ -115,6 +116,25 @@ async def test_one_proposes_another_approves_and_the_service_is_told_once(desk: 
     assert (done.state, done.outcome, done.due_at_ms) == ("DONE", "DONE", None)
     closed = await desk.broken(broken)
     assert (closed.state, closed.close_reason, closed.repair_id) == ("CLOSED", f"REPAIRED {done.id}", done.id)
+
+
+async def test_gauges_show_repairs_under_way_by_how_far_they_are(desk: Desk, clock: ManualClock) -> None:
+    waits = await desk.propose(await desk.opened())
+    clock.advance(90_000)
+    done = await desk.propose(await desk.opened(), request_id="p2")
+    await desk.told(await desk.advance(await desk.approve(done)))
+    goes_out = await desk.propose(await desk.opened(), request_id="p3")
+    await desk.approve(goes_out, request_id="a3")
+    clock.advance(10_000)
+    await metrics.Gauges(desk.store, 3600).refresh()
+    samples = [sample for gauge in metrics.ALL for metric in gauge.collect() for sample in metric.samples]
+    shown = {(one.name, one.labels["state"]): one.value for one in samples if one.labels.get("kind") == waits.kind}
+    assert shown == {
+        ("paymesh_recon_repairs_under_way", "PROPOSED"): 1,
+        ("paymesh_recon_repair_age_seconds", "PROPOSED"): 100,
+        ("paymesh_recon_repairs_under_way", "APPROVED"): 1,
+        ("paymesh_recon_repair_age_seconds", "APPROVED"): 10,
+    }
 
 
 async def test_the_maker_is_no_checker_whatever_the_case_of_the_name(desk: Desk) -> None:
