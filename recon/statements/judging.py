@@ -79,11 +79,11 @@ def judge(
     for line in own:
         differences[line.id] = BreakType.DUPLICATE
     if by_reference:
-        own = [line for line in own if not _is_another(line, order)]
-        undone = [(line, back) for line, back in undone if not _is_another(line, order)]
+        own = [line for line in own if not is_another(line, order)]
+        undone = [(line, back) for line, back in undone if not is_another(line, order)]
     if not own:
         return _silent(order, undone, differences)
-    settled = min(own, key=lambda line: (not _agrees(line, order, wanted_minor), _is_another(line, order)))
+    settled = min(own, key=lambda line: (not _agrees(line, order, wanted_minor), is_another(line, order)))
     wrong = differences[settled.id] = _difference(settled, order, wanted_minor, ordered, grace_days)
     return Judgement(differences, Settlement.AGREED if wrong is None else Settlement.BROKEN, settled.id)
 
@@ -135,7 +135,7 @@ def _agrees(line: StatementLine, order: RecordedOrder, wanted_minor: int) -> boo
     return line.currency == order.currency and line.amount_minor == wanted_minor
 
 
-def _is_another(line: StatementLine, order: RecordedOrder) -> bool:
+def is_another(line: StatementLine, order: RecordedOrder) -> bool:
     """Whether it names another of the provider's orders than the one that is known."""
     return bool(order.provider_reference) and line.provider_reference not in ("", order.provider_reference)
 

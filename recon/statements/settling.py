@@ -258,7 +258,10 @@ def evidence(order: RecordedOrder | None, line: StatementLine | None) -> str:
     if order is None:
         return f"{told}; our orders: nothing"
     amount = _money(order.amount_minor, order.currency)
-    return f"{told}; our order of {order.business_date}: {order.kind} {order.state} {amount} on {order.channel}"
+    ours = f"our order of {order.business_date}: {order.kind} {order.state} {amount} on {order.channel}"
+    if line is not None and judging.is_another(line, order):
+        return f"{told}, named {line.provider_reference}; {ours}, named {order.provider_reference}"
+    return f"{told}; {ours}"
 
 
 def _money(amount_minor: int, currency: str) -> str:

@@ -158,6 +158,9 @@ async def test_an_only_line_of_another_booking_does_not_settle_where_references_
     await import_file(importer, csv_file([row("CHARGE", "1", "10.00", one.id, "ref-2")]))
     assert await open_breaks(store) == [("DUPLICATE", one.id, 1_000)]
     assert (await orders_in(store))[one.id].settlement == "OPEN"
+    (broken,) = await store.fetch_everywhere(Break, select(Break.__table__), shadow=False)
+    assert "10.00 EUR, named ref-2; our order" in broken.evidence
+    assert broken.evidence.endswith(", named ref-1")
     await import_file(importer, csv_file([row("FEE", "2", "-1.00")]), business_date="2026-12-05")
     assert await open_breaks(store) == [("DUPLICATE", one.id, 1_000), ("MISSING_THERE", one.id, 1_000)]
     late = row("CHARGE", "3", "10.00", one.id, "ref-1", day="2026-12-06")
