@@ -19,7 +19,7 @@ demo: .venv/.runtime  ## run the whole system in one process and watch orders be
 .PHONY: test
 test: servers lint  ## run every check and every test, on private MariaDB and NATS servers (ARGS="-k name" for some)
 	@echo "tests …"
-	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 2 --dist loadfile --no-loadscope-reorder)
+	@$(BIN)/python -m pytest $(or $(ARGS),--numprocesses 2 --dist loadfile)
 
 .PHONY: lint
 lint: .venv/.dev  ## check style, types, imports, the stubs and the contract

@@ -1,8 +1,4 @@
-"""Which process of a test run takes what: a file at a time; of the end-to-end tests, all that share a system.
-
-``--no-loadscope-reorder`` keeps the order of the folders. Else the files with the fewest tests come last, which are
-those with the longest: one process would have two of them to go through while the other had nothing left to do.
-"""
+"""Which process of a test run takes what: a file at a time; of the end-to-end tests, all that share a system."""
 
 from __future__ import annotations
 
