@@ -155,14 +155,30 @@ def judge(
         return _DISMISSED
     if order.state == _S.SUCCEEDED:
         if _is_of_another(order, attempt, doubt) and answer.provider_reference in ("", doubt.provider_reference):
-            return _DISMISSED if answer.status is _R.FAILED and answer.provider_reference else None
+            return None  # it says nothing of the one that is known here
         return Verdict(DoubtType.DENIED, moved_minor(order), order.currency, order.provider_reference)
     return None  # the order is still open: its own questions settle it first
 
 
-def asked_again(doubt: ChannelDoubt, now_ms: int, policy: ChannelPolicy) -> ChannelDoubt:
-    """One rung further along the channel's ladder; from the last rung on for ever."""
+def asked_again(
+    order: ChannelOrder,
+    attempt: ChannelAttempt | None,
+    doubt: ChannelDoubt,
+    answer: ProviderResult,
+    now_ms: int,
+    policy: ChannelPolicy,
+) -> ChannelDoubt:
+    """One rung further along the channel's ladder; from the last rung on for ever.
+
+    Where another of the provider's orders than the known one has failed, the known one is asked about, now: what told
+    of it may have been a lie, and the one that failed the only one there is.
+    """
     ladder, asked = policy.query_ladder_ms, doubt.ask_count + 1
+    has_failed = answer.status is _R.FAILED and answer.provider_reference == doubt.provider_reference
+    if has_failed and order.state == _S.SUCCEEDED and _is_of_another(order, attempt, doubt):
+        return msgspec.structs.replace(
+            doubt, ask_count=asked, due_at_ms=now_ms, provider_reference=order.provider_reference
+        )
     return msgspec.structs.replace(doubt, ask_count=asked, due_at_ms=now_ms + ladder[min(asked, len(ladder) - 1)])
 
 

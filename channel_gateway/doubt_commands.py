@@ -71,7 +71,8 @@ class AnswerDoubt(Command[ChannelDoubt]):
         attempt = None if doubt.channel == order.channel else attempt_on(work, order, doubt.channel)
         verdict = doubts.judge(order, attempt, doubt, self.answer, self.asked_at_ms, self.policy)
         if verdict is None:
-            return work.update(doubts.asked_again(doubt, work.now_ms, self.policy), audit=False)
+            again = doubts.asked_again(order, attempt, doubt, self.answer, work.now_ms, self.policy)
+            return work.update(again, audit=False)
         resolved = doubts.resolved(doubt, verdict, work.now_ms)
         note = f"{self.answer.status.value}, asked {resolved.ask_count}×"
         resolved = work.update(resolved, parent_id=order.id, note=note)

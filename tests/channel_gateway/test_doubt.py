@@ -157,7 +157,21 @@ def test_another_reference_is_not_explained_by_an_answer_about_the_known_one() -
     order = over("SUCCEEDED")
     assert verdict(order, twice, SUCCEEDED) is None
     assert verdict(order, twice, twice) == Verdict(DoubtType.DUPLICATE, 1_000, "EUR", "ref-2")
-    assert verdict(order, twice, msgspec.structs.replace(FAILED, provider_reference="ref-2")) == Verdict(None)
+
+
+def test_where_another_reference_has_failed_the_known_one_is_asked_about_at_once() -> None:
+    """Else a lie about a reference that there is not would stand: the one that failed was the only one."""
+    order, other_failed = over("SUCCEEDED"), msgspec.structs.replace(FAILED, provider_reference="ref-2")
+    doubt = doubt_of(order, msgspec.structs.replace(SUCCEEDED, provider_reference="ref-2"))
+    assert judge(order, None, doubt, other_failed, NOW_MS, POLICY) is None
+    again = asked_again(order, None, doubt, other_failed, NOW_MS, POLICY)
+    assert (again.provider_reference, again.due_at_ms) == (order.provider_reference, NOW_MS)
+    assert judge(order, None, again, SUCCEEDED, NOW_MS, POLICY) == Verdict(None)
+    denied = Verdict(DoubtType.DENIED, 1_000, "EUR", order.provider_reference)
+    assert judge(order, None, again, other_failed, NOW_MS, POLICY) == denied
+    assert judge(order, None, again, NOT_FOUND, NOW_MS + CERTAIN_MS, POLICY) == denied
+    unclear = asked_again(order, None, doubt, msgspec.structs.replace(other_failed, status=R.UNKNOWN), NOW_MS, POLICY)
+    assert unclear.provider_reference == "ref-2"
 
 
 def test_an_open_order_is_settled_by_its_own_questions_and_only_another_amount_is_confirmed() -> None:
@@ -169,9 +183,10 @@ def test_an_open_order_is_settled_by_its_own_questions_and_only_another_amount_i
 
 
 def test_it_is_asked_along_the_ladder_for_ever() -> None:
-    doubt, waits = doubt_of(over("FAILED"), SUCCEEDED), []
+    order = over("FAILED")
+    doubt, waits = doubt_of(order, SUCCEEDED), []
     for _ in range(4):
-        doubt = asked_again(doubt, NOW_MS, POLICY)
+        doubt = asked_again(order, None, doubt, UNKNOWN, NOW_MS, POLICY)
         assert doubt.due_at_ms is not None
         waits.append(doubt.due_at_ms - NOW_MS)
     assert waits == [5_000, 60_000, 60_000, 60_000]
