@@ -176,9 +176,9 @@ def asked_again(
     ladder, asked = policy.query_ladder_ms, doubt.ask_count + 1
     has_failed = answer.status is _R.FAILED and answer.provider_reference == doubt.provider_reference
     if has_failed and order.state == _S.SUCCEEDED and _is_of_another(order, attempt, doubt):
-        return msgspec.structs.replace(
-            doubt, ask_count=asked, due_at_ms=now_ms, provider_reference=order.provider_reference
-        )
+        known = order.provider_reference
+        told = said_again(doubt, f"{doubt.provider_reference} has failed, {known} is asked about") or doubt
+        return msgspec.structs.replace(told, ask_count=asked, due_at_ms=now_ms, provider_reference=known)
     return msgspec.structs.replace(doubt, ask_count=asked, due_at_ms=now_ms + ladder[min(asked, len(ladder) - 1)])
 
 

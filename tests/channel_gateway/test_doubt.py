@@ -166,6 +166,7 @@ def test_where_another_reference_has_failed_the_known_one_is_asked_about_at_once
     assert judge(order, None, doubt, other_failed, NOW_MS, POLICY) is None
     again = asked_again(order, None, doubt, other_failed, NOW_MS, POLICY)
     assert (again.provider_reference, again.due_at_ms) == (order.provider_reference, NOW_MS)
+    assert again.evidence.endswith("\nref-2 has failed, ref-1 is asked about")
     assert judge(order, None, again, SUCCEEDED, NOW_MS, POLICY) == Verdict(None)
     denied = Verdict(DoubtType.DENIED, 1_000, "EUR", order.provider_reference)
     assert judge(order, None, again, other_failed, NOW_MS, POLICY) == denied
